@@ -1,0 +1,74 @@
+"""Celery's configuration. What users set is in ``tasks/settings.py``; what we decide is here."""
+
+import ssl
+
+from kombu import Queue
+
+from tasks import transport
+from tasks.bound import RESTORE_INTERVAL
+from tasks.settings import settings
+from tasks.sinks import SINKS
+
+transport.install()
+_settings = settings()
+_deliveries = [sink.task_name for sink in SINKS.values()]
+
+imports = ("tasks.process", "tasks.deliver", "tasks.settle", "tasks.sweep")
+timezone = "UTC"
+
+# Redis: transport of messages, and of the outcomes of a chord on their way to settle.
+broker_url = _settings.redis_url
+result_backend = f"tasks.chord:SettlingBackend+{_settings.redis_url}"
+if _settings.redis_url.startswith("rediss:"):
+    broker_use_ssl = redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+broker_connection_retry_on_startup = True
+broker_transport_options = {
+    "visibility_timeout": _settings.visibility_timeout,
+    # How often to look for lost workers' messages; kombu's own default comes to 100 s.
+    "unacked_restore_interval": RESTORE_INTERVAL,
+    "unacked_restore_throttle": 1,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+}
+redis_socket_connect_timeout = 2.0
+redis_socket_timeout = 5.0
+
+# One queue a task that can be held up on its own.
+_names = ["events", "settle", *_deliveries]
+task_queues = [Queue(name, routing_key=name) for name in _names]
+task_default_queue = "events"
+task_create_missing_queues = False
+task_routes = {
+    "process_event": {"queue": "events"},
+    "settle": {"queue": "settle"},
+    "sweep": {"queue": "settle"},
+    **{name: {"queue": name} for name in _deliveries},
+}
+
+# A message is gone only when its task is done; a killed child's message goes back.
+task_acks_late = True
+task_reject_on_worker_lost = True
+worker_prefetch_multiplier = 1  # a message held back by one worker could be done by another
+worker_eta_task_limit = 10_000  # retries that wait in one worker's memory
+worker_soft_shutdown_timeout = 20  # SIGQUIT: what runs may end; SIGTERM waits for it anyway
+# A task that runs while Redis goes away is let finish: its event settles now, and the message
+# that could not be acknowledged comes again later, with the same Idempotency-Key.
+worker_cancel_long_running_tasks_on_connection_loss = False
+
+# Nobody reads results: outcomes are on the claim. Errors are kept a while for Flower's API.
+task_ignore_result = True
+task_store_errors_even_if_ignored = True
+result_expires = 3600
+# How long a chord waits for its last delivery: the sweep has taken over long before.
+result_chord_expires = 2 * _settings.claim_lease + 3600
+
+# Flower sees each task; arguments are shown as the event's id alone (tasks/celery.py).
+worker_send_task_events = True
+
+beat_schedule = {
+    "sweep": {
+        "task": "sweep",
+        "schedule": _settings.sweep_interval,
+        "options": {"expires": _settings.sweep_interval},  # sweeps do not pile up
+    }
+}

@@ -1,0 +1,184 @@
+"""The table and the way from the bus to ingest, in an emulator, as ``deploy/`` describes them.
+
+``storage.yaml`` is deployed as it stands. The emulator's CloudFormation refuses connections and
+API destinations, so of ``eventbridge.yaml`` we read the properties of those and of the rule, and
+apply them by API calls.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import yaml
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_events import EventBridgeClient
+
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+
+_STACK = "cxone-event-processor"
+
+Properties = dict[str, Any]
+
+
+class ProvisionError(Exception):
+    """Raised when the AWS endpoint did not take what ``deploy/`` describes."""
+
+
+def provision(settings: Mapping[str, str], *, ingest_url: str, api_key: str) -> None:
+    """Bring the table and the rule up to date; doing it again changes nothing.
+
+    Raises:
+        ProvisionError: with the endpoint's own words.
+    """
+    session = boto3.Session(region_name=settings["AWS_REGION"])
+    config = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 3})
+    parameters = {
+        "IngestUrl": ingest_url,
+        "ApiKey": api_key,
+        "EventSource": settings["EVENT_SOURCE"],
+        "AWS::StackName": _STACK,
+        "AWS::Region": settings["AWS_REGION"],
+    }
+    try:
+        _deploy_table(
+            session.client("cloudformation", config=config),
+            session.client("dynamodb", config=config),
+            settings["PROCESSING_TABLE"],
+        )
+        events = session.client("events", config=config)
+        _apply_rule(events, Template(DEPLOY / "eventbridge.yaml", parameters))
+    except (BotoCoreError, ClientError) as error:
+        raise ProvisionError(f"the AWS endpoint did not take deploy/: {error}") from error
+
+
+def _deploy_table(
+    cloudformation: "CloudFormationClient", dynamodb: "DynamoDBClient", table: str
+) -> None:
+    stack: Any = {
+        "StackName": f"{_STACK}-storage",
+        "TemplateBody": (DEPLOY / "storage.yaml").read_text(encoding="utf-8"),
+        "Parameters": [{"ParameterKey": "TableName", "ParameterValue": table}],
+    }
+    done = "stack_update_complete"
+    try:
+        cloudformation.update_stack(**stack)
+    except ClientError as error:
+        if "No updates are to be performed" in str(error):
+            return
+        if "does not exist" not in str(error):
+            raise
+        if _exists(dynamodb, table):
+            return  # made by other means, on an endpoint that is not ours alone
+        cloudformation.create_stack(**stack, OnFailure="DELETE")
+        done = "stack_create_complete"
+    waiter: Any = cloudformation.get_waiter(done)  # type: ignore[call-overload]
+    waiter.wait(StackName=stack["StackName"], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+
+
+def _exists(dynamodb: "DynamoDBClient", table: str) -> bool:
+    try:
+        dynamodb.describe_table(TableName=table)
+    except dynamodb.exceptions.ResourceNotFoundException:
+        return False
+    return True
+
+
+def _apply_rule(events: "EventBridgeClient", template: "Template") -> None:
+    """Apply connection, API destination and rule, each after what it refers to."""
+    for name, properties in template.resources("AWS::Events::Connection"):
+        arguments: Any = {"Name": name, **properties}
+        try:
+            arn = events.create_connection(**arguments)["ConnectionArn"]
+        except events.exceptions.ResourceAlreadyExistsException:
+            arn = events.update_connection(**arguments)["ConnectionArn"]
+        template.learn(f"{name}.Arn", arn)
+    for name, properties in template.resources("AWS::Events::ApiDestination"):
+        arguments = {"Name": name, **properties}
+        try:
+            arn = events.create_api_destination(**arguments)["ApiDestinationArn"]
+        except events.exceptions.ResourceAlreadyExistsException:
+            arn = events.update_api_destination(**arguments)["ApiDestinationArn"]
+        template.learn(f"{name}.Arn", arn)
+    for name, properties in template.resources("AWS::Events::Rule"):
+        arguments = {"Name": name, **properties}
+        arguments["EventPattern"] = json.dumps(arguments["EventPattern"])
+        targets = arguments.pop("Targets")
+        events.put_rule(**arguments)
+        events.put_targets(
+            Rule=arguments["Name"], EventBusName=arguments["EventBusName"], Targets=targets
+        )
+
+
+class Template:
+    """A CloudFormation template, read as far as the resources asked for need it."""
+
+    def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
+        """Read a file; ``parameters`` are its own and the pseudo parameters (``AWS::…``)."""
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is safe
+        defaults = {
+            name: parameter["Default"]
+            for name, parameter in document["Parameters"].items()
+            if "Default" in parameter
+        }
+        self._path = path
+        self._resources: dict[str, Any] = document["Resources"]
+        self._references: dict[str, Any] = defaults | dict(parameters)
+        self._attributes: dict[str, str] = {}
+
+    def learn(self, attribute: str, value: str) -> None:
+        """Note what ``!GetAtt attribute`` gives from now on."""
+        self._attributes[attribute] = value
+
+    def resources(self, kind: str) -> Iterator[tuple[str, Properties]]:
+        """Give logical id and resolved properties of each resource of a type."""
+        for name, resource in self._resources.items():
+            if resource["Type"] == kind:
+                yield name, self._resolve(resource["Properties"])
+
+    def _resolve(self, value: Any) -> Any:
+        match value:
+            case {"Ref": name}:
+                return self._references[name]
+            case {"Fn::Sub": str(text)}:
+                return re.sub(r"\$\{(.+?)\}", lambda m: str(self._references[m[1]]), text)
+            case {"Fn::GetAtt": attribute}:
+                return self._attributes.get(attribute) or self._not_applied(attribute)
+            case dict():
+                if unknown := [key for key in value if key.startswith("Fn::")]:
+                    raise ProvisionError(f"{self._path.name}: {unknown[0]} is not understood here")
+                return {key: self._resolve(inner) for key, inner in value.items()}
+            case list():
+                return [self._resolve(inner) for inner in value]
+        return value
+
+    def _not_applied(self, attribute: str) -> str:
+        """The ARN of a role or queue that the emulator asks for and does not look at."""
+        name = attribute.removesuffix(".Arn")
+        service = self._resources[name]["Type"].split("::")[1].lower()
+        return f"arn:aws:{service}:{self._references['AWS::Region']}:000000000000:{name}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms: ``!Ref x`` as ``{"Ref": "x"}``, and so on."""
+
+
+def _long_form(loader: _Loader, name: str, node: yaml.Node) -> dict[str, Any]:
+    value: Any
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)  # type: ignore[arg-type]
+    return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
+
+
+_Loader.add_multi_constructor("!", _long_form)

@@ -1,0 +1,343 @@
+"""Sample events: what they are, what should become of them, and whether it did."""
+
+import json
+import secrets
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import boto3
+import requests
+
+from embedded.account import Account
+from embedded.stack import Plan
+from embedded.supervisor import Supervisor
+from tasks.audit import verify
+from tasks.claims import Claim, claims
+from tasks.clock import now, to_rfc3339
+from tasks.errors import StoreError
+from tasks.events import EventType
+from tasks.outcomes import Status
+from tasks.sinks import SINKS, wanted_by
+
+#: Seconds that all samples together may take to their final status.
+PATIENCE = 60.0
+
+#: How often the CRM refuses the sample that is to meet trouble.
+REFUSALS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One event for the bus, and what should become of it."""
+
+    title: str
+    type: EventType
+    detail: Mapping[str, Any]
+    typed: Mapping[str, Any]
+    """The whole typed event, as the CRM should get it."""
+    wrong_field: str | None = None
+    """The field that its audit record must name; it is then delivered nowhere."""
+    refusals: int = 0
+    """How often the CRM refuses it first."""
+    repeated: bool = False
+    """Whether it comes twice."""
+
+    @property
+    def status(self) -> Status:
+        """How it should end."""
+        return Status.FAILED if self.wrong_field else Status.COMPLETED
+
+    @property
+    def sinks(self) -> Sequence[str]:
+        """Who should get it."""
+        return () if self.wrong_field else wanted_by(self.type)
+
+
+class _Kind(NamedTuple):
+    channels: Sequence[str]
+    status: str
+    metadata: Mapping[str, Any]
+
+
+_ALL_CHANNELS = ("voice", "chat", "email", "sms", "webchat")
+_KINDS: Mapping[EventType, _Kind] = {
+    EventType.CREATED: _Kind(_ALL_CHANNELS, "queued", {"queue": "billing"}),
+    EventType.ROUTED: _Kind(_ALL_CHANNELS, "routed", {"agentId": "agent-7", "skill": "billing"}),
+    EventType.TRANSFER: _Kind(
+        ("voice", "chat"),
+        "in-progress",
+        {"toQueue": "complaints", "fromAgentId": "agent-7", "reason": "escalation"},
+    ),
+    EventType.COMPLETED: _Kind(
+        _ALL_CHANNELS,
+        "completed",
+        {"disposition": "resolved", "durationMs": 184_000, "agentId": "agent-7"},
+    ),
+    # Nobody hangs up on an email or a text message.
+    EventType.ABANDONED: _Kind(
+        ("voice", "chat", "webchat"), "abandoned", {"queue": "billing", "waitMs": 95_000}
+    ),
+}
+
+
+def make_sample(
+    kind: EventType,
+    channel: str,
+    environment: str,
+    *,
+    title: str = "",
+    changes: Mapping[str, Any] | None = None,
+    **expectations: Any,
+) -> Sample:
+    """Make a sample with an interaction id of its own; ``changes`` are to its metadata."""
+    added = _KINDS[kind].metadata
+    common = {
+        "interactionId": f"sample-{secrets.token_hex(6)}",
+        "timestamp": to_rfc3339(now()),
+        "accountId": "account-42",
+    }
+    detail = common | {
+        "channel": channel,
+        "status": _KINDS[kind].status,
+        "lifecycleStage": kind.value,
+        "metadata": {
+            "environment": environment,
+            "region": "us-east-1",
+            "pipelineVersion": "1.4.2",
+            **added,
+            **(changes or {}),
+        },
+    }
+    if kind is EventType.CREATED:
+        del detail["lifecycleStage"]  # then the status decides
+        added = {"channel": channel, "initialQueue": added["queue"]}
+    return Sample(
+        title=title or f"{kind.value} {channel}",
+        type=kind,
+        detail=detail,
+        typed={"type": kind.value, **common, **added},
+        **expectations,
+    )
+
+
+def all_samples(environment: str) -> list[Sample]:
+    """Make one of each type on each sensible channel, and what a bus brings beside."""
+
+    def special(kind: EventType, title: str, **options: Any) -> Sample:
+        return make_sample(kind, "voice", environment, title=title, **options)
+
+    return [
+        special(EventType.CREATED, "created, comes twice", repeated=True),
+        special(EventType.COMPLETED, "completed, CRM refuses it twice", refusals=REFUSALS),
+        *(
+            make_sample(kind, channel, environment)
+            for kind, (channels, _, _) in _KINDS.items()
+            for channel in channels
+        ),
+        special(
+            EventType.ROUTED,
+            "unknown region",
+            changes={"region": "us-east-1x"},
+            wrong_field="detail.metadata.region",
+        ),
+        special(
+            EventType.COMPLETED,
+            "duration is a text",
+            changes={"durationMs": "12"},
+            wrong_field="detail.metadata.durationMs",
+        ),
+    ]
+
+
+def envelope(sample: Sample, source: str) -> dict[str, Any]:
+    """Wrap a sample as EventBridge would, under a new id."""
+    return {
+        "version": "0",
+        "id": str(uuid.uuid4()),
+        "detail-type": _detail_type(sample),
+        "source": source,
+        "account": "000000000000",
+        "time": to_rfc3339(now()),
+        "region": "us-east-1",
+        "resources": [],
+        "detail": sample.detail,
+    }
+
+
+def _detail_type(sample: Sample) -> str:
+    return f"Interaction {sample.type.value.capitalize()}"
+
+
+@dataclass
+class _Followed:
+    """A sample that is on its way."""
+
+    sample: Sample
+    id: str
+    claim: Claim | None = None
+    repetition: str = ""  # what ingest answered to it
+
+    @property
+    def settled(self) -> bool:
+        return self.claim is not None and self.claim.status is not Status.PROCESSING
+
+
+class Demonstration:
+    """Puts the samples on the bus and follows each to its end."""
+
+    def __init__(self, plan: Plan, supervisor: Supervisor, account: Account) -> None:
+        """Talk to the system that ``plan`` describes, which ``supervisor`` keeps up meanwhile."""
+        self._plan = plan
+        self._supervisor = supervisor
+        self._account = account
+
+    def run(self) -> list[str]:
+        """Send, follow, check; return what is not as it should be.
+
+        Raises:
+            SupervisorError: the system did not stay up.
+            StopRequested: a signal came.
+        """
+        environment = self._plan.environment["CURRENT_ENVIRONMENT"]
+        samples = all_samples(environment)
+        self._tell_crm_to_refuse(samples)
+        followed = self._put_on_bus(samples)
+        # What only a wrong rule would send: an event of another source.
+        foreign = envelope(make_sample(EventType.CREATED, "voice", environment), "somebody.else")
+        ignored = self._post("foreign source", json.dumps(foreign).encode())
+
+        self._supervisor.watch(until=lambda: self._look_at(followed), seconds=PATIENCE)
+        problems = [
+            f"{one.sample.title} ({one.id}): {problem}"
+            for one in followed
+            for problem in self._problems_of(one)
+        ]
+        if ignored != "202 accepted=0 ignored=1" or claims().get(foreign["id"]):
+            problems.append("foreign source: not ignored")
+        return problems
+
+    def _tell_crm_to_refuse(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            if sample.refusals and "crm" in self._plan.own_sinks:
+                behaviour = {
+                    "mode": "status",
+                    "status": 503,
+                    "times": sample.refusals,
+                    "match": sample.detail["interactionId"],
+                }
+                url = f"{self._plan.endpoint('crm')}/behaviour"
+                requests.put(url, json=behaviour, timeout=5).raise_for_status()
+
+    def _put_on_bus(self, samples: Sequence[Sample]) -> list[_Followed]:
+        bus = boto3.client("events", region_name=self._plan.environment["AWS_REGION"])
+        ids: list[str] = []
+        for start in range(0, len(samples), 10):  # EventBridge takes ten at once
+            answer = bus.put_events(
+                Entries=[
+                    {
+                        "Source": self._plan.environment["EVENT_SOURCE"],
+                        "DetailType": _detail_type(sample),
+                        "Detail": json.dumps(sample.detail),
+                    }
+                    for sample in samples[start : start + 10]
+                ]
+            )
+            ids += [entry.get("EventId", "refused by the bus") for entry in answer["Entries"]]
+        return list(map(_Followed, samples, ids))
+
+    def _post(self, title: str, body: bytes) -> str:
+        """Send an event to ingest directly; tell its answer, and return it in short."""
+        answer = requests.post(
+            f"{self._plan.ingest_url}/events",
+            data=body,
+            headers={"x-api-key": self._plan.api_key, "Content-Type": "application/json"},
+            timeout=10,
+        )
+        counts = " ".join(f"{name}={answer.json().get(name)}" for name in ("accepted", "ignored"))
+        short = f"{answer.status_code} {counts}"
+        self._account.result(f"{title:<32} ingest → {short}", good=answer.ok)
+        return short
+
+    def _look_at(self, followed: Sequence[_Followed]) -> bool:
+        """Read the claims that are not final yet; tell of those that are now."""
+        for one in followed:
+            if one.settled:
+                continue
+            try:
+                one.claim = claims().get(one.id)
+            except StoreError:
+                continue  # it may be starting anew; PATIENCE is the limit
+            if one.claim and one.sample.repeated and not one.repetition:
+                one.repetition = self._post(f"{one.sample.title}: again", one.claim.payload)
+            if one.claim and one.settled:
+                self._tell(one.sample, one.claim)
+        return all(one.settled for one in followed)
+
+    def _tell(self, sample: Sample, claim: Claim) -> None:
+        steps = ["bus", "ingest", "claimed"]
+        if claim.deliveries:
+            tries = {sink: d.attempts for sink, d in claim.deliveries.items()}
+            steps.append(", ".join(f"{s} (try {n})" if n > 1 else s for s, n in tries.items()))
+        ending = f"{claim.status.value}, {claim.to_json()['lagMs']} ms"
+        for error in claim.audit[-1].get("validationErrors", []):
+            ending += f"; {error['field']}: {error['message']}"
+        way = " → ".join([*steps, ending])
+        good = not list(claim_problems(sample, claim))
+        self._account.result(f"{sample.title:<32} {way}", good=good)
+
+    def _problems_of(self, one: _Followed) -> Iterator[str]:
+        if one.claim is None or not one.settled:
+            how = "not settled" if one.claim else "not even claimed: see logs/aws.log"
+            yield f"after {PATIENCE:g} s {how}"
+            return
+        yield from claim_problems(one.sample, one.claim)
+        if one.sample.repeated and one.repetition != "202 accepted=1 ignored=0":
+            yield f"ingest answered its repetition {one.repetition}"
+        for sink in self._plan.own_sinks:
+            url = f"{self._plan.endpoint(sink)}/received"
+            key = SINKS[sink].idempotency_key(one.id)
+            received = requests.get(url, params={"key": key}, timeout=5).json()
+            for problem in receipt_problems(one.sample, sink, received):
+                yield f"{sink} {problem}"
+
+
+def claim_problems(sample: Sample, claim: Claim) -> Iterator[str]:
+    """Give what is wrong with a settled claim and its audit records."""
+    record = claim.audit[-1]
+    if not claim.status == record["status"] == sample.status:
+        yield f"ended as {claim.status.value}, not {sample.status.value}"
+    yield from (f"audit record: {problem}" for problem in verify(claim.audit))
+    results = {result["service"]: result["success"] for result in record["downstreamResults"]}
+    if results != dict.fromkeys(sample.sinks, True):
+        yield f"its audit record has {results} for downstreamResults"
+    named = [error["field"] for error in record.get("validationErrors", [])]
+    if named != ([sample.wrong_field] if sample.wrong_field else []):
+        yield f"its audit record names the fields {named}"
+
+
+def receipt_problems(
+    sample: Sample, sink: str, received: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Give what is wrong with the requests of a sample that one of our own sinks got."""
+    refusals = sample.refusals if sink == "crm" else 0
+    answers = [503] * refusals + [200] if sink in sample.sinks else []
+    if (answered := [request["answered"] for request in received]) != answers:
+        yield f"answered {answered}, not {answers}"
+    typed = sample.typed
+    for body in (request["body"] for request in received):
+        expected = {
+            "analytics": {
+                "eventType": typed["type"],
+                "interactionId": typed["interactionId"],
+                "timestamp": typed["timestamp"],
+            },
+            "crm": typed,
+            "compliance": {
+                "interactionId": typed["interactionId"],
+                "archivedAt": received[0]["body"].get("archivedAt"),  # one for every attempt
+            },
+        }
+        if body != expected.get(sink, body):
+            yield f"got {body}"

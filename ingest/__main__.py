@@ -1,0 +1,92 @@
+"""``python -m ingest``: the endpoint under gunicorn.
+
+gunicorn, because it is the WSGI server that operators know: it supervises its workers, hands
+over gracefully on SIGTERM and reads chunked bodies. Threads, because a request waits for Redis
+more than it computes, and EventBridge opens a connection for every event.
+"""
+
+import argparse
+import logging
+import socket
+import struct
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from ingest.queue import EventQueue
+from ingest.wsgi import Ingest
+from tasks.settings import Role, Settings, load_or_exit
+
+THREADS = 16
+
+#: Seconds that a client may stay silent in the middle of its request.
+SILENCE = 4
+
+
+class Server(BaseApplication):
+    """gunicorn, set up by our settings and by nothing else."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make a server that is not listening yet; ``run`` serves until SIGTERM."""
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Tell gunicorn what to do."""
+        options: dict[str, Any] = {
+            "bind": f"{self._settings.ingest_host}:{self._settings.ingest_port}",
+            "workers": self._settings.ingest_workers,
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "backlog": 1024,
+            "graceful_timeout": 10,
+            "proc_name": "ingest",
+            "when_ready": _limit_silence,
+            "control_socket_disable": True,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Make the WSGI callable, once a worker process."""
+        from tasks.celery import app  # noqa: PLC0415 - after the fork: no connection is shared
+
+        queue = EventQueue(
+            app,
+            max_backlog=self._settings.ingest_max_backlog,
+            threads=THREADS,
+            replay_policy=self._settings.replay_policy,
+        )
+        return Ingest(self._settings, queue)
+
+
+def _limit_silence(arbiter: Any) -> None:
+    """Make a read that waits too long fail; connections inherit it from their listener."""
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE, 0)
+        )
+
+
+def _is_not_silence(record: logging.LogRecord) -> bool:
+    """Keep gunicorn from writing a traceback for each client that fell silent."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    argparse.ArgumentParser(
+        prog="python -m ingest",
+        description="The endpoint for EventBridge API destinations. "
+        "Its settings come from the environment: see docs/settings.md.",
+    ).parse_args()
+    settings = load_or_exit(Role.INGEST)
+    logging.basicConfig(
+        level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
+    )
+    logging.getLogger("gunicorn.error").addFilter(_is_not_silence)
+    Server(settings).run()
+
+
+if __name__ == "__main__":
+    main()

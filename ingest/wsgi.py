@@ -1,0 +1,185 @@
+"""The routes. ``POST /events`` answers 202 only once Redis has what it accepted."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from ingest.auth import is_known
+from ingest.envelope import Record, TooManyError, parse
+from ingest.queue import BacklogError, BrokerAwayError, EventQueue
+from tasks.clock import now, to_rfc3339
+from tasks.errors import InvalidEventError
+from tasks.settings import Settings
+
+#: Seconds that a client may take to send its body; EventBridge gives up after 5 in all.
+BODY_DEADLINE = 4.0
+
+#: Seconds that the rest of a body that is too large is listened to.
+LINGER = 0.5
+
+#: Seconds after which EventBridge should come back, where we could not take its event.
+RETRY_AFTER = 5
+
+_log = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """An answer: status, JSON body, further headers."""
+
+    status: HTTPStatus
+    body: dict[str, Any]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class _RefusedError(Exception):
+    """Raised to answer a request with an error."""
+
+    def __init__(self, status: HTTPStatus, error: str, *headers: tuple[str, str]) -> None:
+        super().__init__(error)
+        self.answer = Answer(status, {"error": error}, headers)
+
+
+class Ingest:
+    """The WSGI callable."""
+
+    def __init__(self, settings: Settings, queue: EventQueue) -> None:
+        """Serve ``queue`` to who knows one of the settings' API keys."""
+        self._keys = settings.ingest_api_keys or ()
+        self._max_bytes = settings.ingest_max_bytes
+        self._source = settings.event_source
+        self._queue = queue
+        self._routes: dict[str, tuple[str, Callable[[WSGIEnvironment], Answer]]] = {
+            "/events": ("POST", self._events),
+            "/healthz": ("GET", lambda _: Answer(HTTPStatus.OK, {"status": "live"})),
+            "/readyz": ("GET", self._readyz),
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        try:
+            answer = self._answer(environ)
+        except _RefusedError as refused:
+            answer = refused.answer
+            _log.info("refused: %d %s", answer.status, answer.body["error"])
+        body = json.dumps(answer.body).encode()
+        start_response(
+            f"{answer.status.value} {answer.status.phrase}",
+            [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                *answer.headers,
+            ],
+        )
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
+        method, handler = self._routes.get(environ.get("PATH_INFO", ""), (None, None))
+        if method is None or handler is None:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "no such path; events go to POST /events")
+        allowed = ("GET", "HEAD") if method == "GET" else (method,)
+        if environ["REQUEST_METHOD"] not in allowed:
+            allow = ", ".join(allowed)
+            raise _RefusedError(
+                HTTPStatus.METHOD_NOT_ALLOWED, f"only {allow} here", ("Allow", allow)
+            )
+        return handler(environ)
+
+    def _readyz(self, _environ: WSGIEnvironment) -> Answer:
+        try:
+            self._queue.ping()
+        except BrokerAwayError as error:
+            raise _unavailable(f"broker away: {error}") from error
+        return Answer(HTTPStatus.OK, {"status": "ready"})
+
+    def _events(self, environ: WSGIEnvironment) -> Answer:
+        if not is_known(environ.get("HTTP_X_API_KEY", ""), self._keys):
+            # EventBridge tries 401 again, so events outlive a key's rotation (FACTS).
+            raise _RefusedError(HTTPStatus.UNAUTHORIZED, "x-api-key: missing or unknown")
+        try:
+            body = parse(self._read_body(environ))
+        except TooManyError as error:
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
+        except InvalidEventError as error:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
+        if not body.batch and body.records[0].error:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(body.records[0].error))
+        return self._accept(body.records)
+
+    def _read_body(self, environ: WSGIEnvironment) -> bytes:
+        """Read a body of known or unknown length, up to the largest allowed."""
+        too_large = _RefusedError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"body: larger than {self._max_bytes} bytes",
+            ("Connection", "close"),
+        )
+        length = environ.get("CONTENT_LENGTH") or None
+        if length is not None and int(length) > self._max_bytes:
+            raise too_large
+        if length is None and not environ.get("wsgi.input_terminated"):
+            return b""  # neither a length nor chunked: there is no body
+        deadline = time.monotonic() + BODY_DEADLINE
+        chunks: list[bytes] = []
+        missing = self._max_bytes + 1 if length is None else int(length)
+        try:
+            while missing and (chunk := environ["wsgi.input"].read(min(missing, 65_536))):
+                chunks.append(chunk)
+                missing -= len(chunk)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        except OSError as error:
+            raise _RefusedError(
+                HTTPStatus.REQUEST_TIMEOUT, "body: it did not arrive", ("Connection", "close")
+            ) from error
+        if length is None and not missing:
+            _let_run_out(environ)
+            raise too_large
+        return b"".join(chunks)
+
+    def _accept(self, records: list[Record]) -> Answer:
+        """Publish what is ours; report what is not an event; count the rest as ignored."""
+        failures = []
+        ours = []
+        ignored = 0
+        for number, record in enumerate(records):
+            if record.envelope is None:
+                _log.info("refused record %d of %d: %s", number, len(records), record.error)
+                failures.append({"itemIdentifier": record.identifier})
+            elif record.envelope.source == self._source:
+                ours.append(record.envelope)
+            else:
+                ignored += 1
+        if ours:
+            try:
+                self._queue.put(ours, to_rfc3339(now()))
+            except BacklogError as error:
+                raise _unavailable(f"backlog over its limit: {error}") from error
+            except BrokerAwayError as error:
+                raise _unavailable(f"broker away: {error}") from error
+        return Answer(
+            HTTPStatus.ACCEPTED,
+            {"accepted": len(ours), "ignored": ignored, "batchItemFailures": failures},
+        )
+
+
+def _let_run_out(environ: WSGIEnvironment) -> None:
+    """Drop the rest of a chunked body that keeps coming, for a moment.
+
+    A client that is still sending when the connection closes would never read the answer.
+    """
+    client = environ.get("gunicorn.socket")
+    if client is None:
+        return  # another server's; it has ways of its own
+    deadline = time.monotonic() + LINGER
+    client.settimeout(LINGER)
+    with suppress(OSError):  # it stopped coming
+        while environ["wsgi.input"].read(65_536) and time.monotonic() < deadline:
+            pass
+
+
+def _unavailable(error: str) -> _RefusedError:
+    return _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error, ("Retry-After", str(RETRY_AFTER)))

@@ -1,0 +1,126 @@
+"""The audit record: what is said of an event when it settles, and the chain that proves it.
+
+Each record's ``lineageHash`` covers the record before it, so none can be changed, dropped or
+slipped in without the chain breaking there. Clock readings are left out of the hash: the same
+history gives the same hash, whoever computes it and when.
+"""
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tasks.clock import elapsed_ms
+from tasks.errors import FieldError
+from tasks.events import canonical_json
+from tasks.outcomes import Delivery, Outcome, Status
+
+Record = dict[str, Any]
+
+#: What the lineage hash does not cover: readings of a clock, and itself.
+NOT_HASHED = frozenset({"receivedAt", "processedAt", "lagMs", "lineageHash"})
+
+_log = logging.getLogger("audit")
+
+
+def lineage_hash(record: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, over the canonical JSON of what a record states and its ``previousHash``."""
+    stated = {name: value for name, value in record.items() if name not in NOT_HASHED}
+    return hashlib.sha256(canonical_json(stated)).hexdigest()
+
+
+def make_record(
+    *,
+    event_id: str,
+    interaction_id: str | None,
+    event_type: str | None,
+    received_at: str,
+    processed_at: str,
+    status: Status,
+    deliveries: Mapping[str, Delivery],
+    previous: tuple[int, str | None],
+    notes: Sequence[str] = (),
+    errors: Sequence[FieldError] = (),
+    actor: str | None = None,
+) -> Record:
+    """State how an event stands; ``previous`` is the revision and hash of the record before."""
+    revision, previous_hash = previous
+    record: Record = {
+        "eventId": event_id,
+        "interactionId": interaction_id,
+        "eventType": event_type,
+        "receivedAt": received_at,
+        "processedAt": processed_at,
+        "lagMs": elapsed_ms(received_at, processed_at),
+        "status": status.value,
+        "downstreamResults": [
+            _downstream_result(sink, delivery) for sink, delivery in sorted(deliveries.items())
+        ],
+        "revision": revision + 1,
+        "previousHash": previous_hash,
+    }
+    if errors:
+        record["validationErrors"] = [
+            {"field": error.field, "message": error.message} for error in errors
+        ]
+    if notes:
+        record["notes"] = list(notes)
+    if actor:
+        record["actor"] = actor
+    return record | {"lineageHash": lineage_hash(record)}
+
+
+def _downstream_result(sink: str, delivery: Delivery) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "service": sink,
+        "success": delivery.outcome is Outcome.DELIVERED,
+        "attempts": delivery.attempts,
+    }
+    return result | ({"error": delivery.error} if delivery.error else {})
+
+
+def _hash_or_none(record: Mapping[str, Any]) -> str | None:
+    try:
+        return lineage_hash(record)
+    except (ValueError, TypeError, RecursionError):  # nothing that we ever wrote
+        return None
+
+
+def verify(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong with a chain of records, oldest first; nothing if it holds."""
+    problems = []
+    previous: str | None = None
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping):
+            problems.append(f"revision {number}: is no record")
+            previous = None
+            continue
+        if record.get("revision") != number:
+            problems.append(f"revision {number}: says it is revision {record.get('revision')}")
+        if record.get("previousHash") != previous:
+            problems.append(f"revision {number}: does not follow the record before it")
+        if record.get("lineageHash") != _hash_or_none(record):
+            problems.append(f"revision {number}: does not match its own hash")
+        previous = record.get("lineageHash")
+    return problems
+
+
+def log_records(records: Iterable[Record]) -> None:
+    """Write records to the log, one JSON object a line."""
+    for record in records:
+        _log.info(json.dumps(record, ensure_ascii=False))
+
+
+def log_to_stdout() -> None:
+    """Give audit records a line of their own on standard output, with nothing before the JSON.
+
+    ``sys.__stdout__`` because a worker replaces ``sys.stdout`` by a logger.
+    """
+    if not _log.handlers:
+        handler = logging.StreamHandler(sys.__stdout__)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        _log.addHandler(handler)
+        _log.setLevel(logging.INFO)
+        _log.propagate = False

@@ -1,0 +1,76 @@
+"""The Celery app: ``celery -A tasks …`` finds it here."""
+
+import logging
+from typing import Any
+
+from celery import Celery, Task, signals
+from celery.exceptions import Reject
+
+from tasks import audit
+from tasks.errors import UnknownSchemaError
+from tasks.settings import settings
+
+#: What our messages look like; to be raised when workers of the release before could not read them.
+MESSAGE_SCHEMA = 1
+
+_log = logging.getLogger(__name__)
+
+
+class EventTask(Task[Any, Any]):
+    """A task whose first argument is the event's dedup key.
+
+    That key is all of its arguments that logs, task events and Flower get to see: the rest may
+    be personal data (DESIGN 5).
+    """
+
+    abstract = True
+
+    def apply_async(  # type: ignore[override] # the rest are options like any other
+        self, args: tuple[Any, ...] | None = None, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Publish it, as ``celery.Task.apply_async`` does."""
+        ours = message_options(*(args or ())[:1])
+        ours["headers"] |= options.get("headers") or {}
+        return super().apply_async(args, kwargs, **(options | ours))
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Retry, as ``celery.Task.retry`` does; but a retry that Redis does not take loses nothing.
+
+        Celery drops the message then. Ours goes back to its queue.
+        """
+        try:
+            return super().retry(*args, **kwargs)
+        except Reject as rejected:
+            raise Reject(rejected.args[0], requeue=True) from rejected
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Put a message of a release newer than ours back, for workers of that release."""
+        written = self.request.get("message_schema", MESSAGE_SCHEMA)
+        if written > MESSAGE_SCHEMA:
+            error = UnknownSchemaError(f"message schema {written}; known up to {MESSAGE_SCHEMA}")
+            _log.error("%s is kept for workers of another release: %s", task_id, error)
+            raise self.retry(exc=error, countdown=30, max_retries=None)
+
+
+def message_options(*key: str) -> dict[str, Any]:
+    """Return the options of each of our messages.
+
+    All but the dedup key is kept out of Flower and logs; the schema tells a later release what it
+    has before it.
+    """
+    return {
+        "argsrepr": repr(key),
+        "kwargsrepr": "{}",
+        "headers": {"message_schema": MESSAGE_SCHEMA},
+    }
+
+
+settings()  # a process that cannot start says so before anything else
+app: Celery = Celery("tasks", task_cls=EventTask)
+app.config_from_object("celeryconfig")
+
+
+@signals.after_setup_logger.connect
+def _set_up_logs(**_: Any) -> None:
+    audit.log_to_stdout()
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of every client made

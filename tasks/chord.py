@@ -1,0 +1,112 @@
+"""The result backend of our chords: ``settle`` runs once every delivery has *an* outcome.
+
+Celery runs a chord's body only when its whole header succeeded. Ours is ``Promise.allSettled``: a
+failed or revoked delivery stays FAILURE or REVOKED for Flower, and counts as a part all the same.
+
+The parts of a chord are a Redis hash, task id → report, so a part that is counted twice is
+counted once. Whoever finds the hash complete publishes the body. That may happen twice (a last
+part that is redelivered); settling twice is harmless (``outcomes``), settling never would not be.
+"""
+
+import json
+import logging
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, states
+from celery.backends.redis import RedisBackend
+from celery.canvas import Signature
+
+from tasks.clock import now, to_rfc3339
+from tasks.errors import DeliveryError
+from tasks.outcomes import Outcome, Report
+
+#: Seconds that a complete chord is kept, in case its last part is redelivered.
+KEEP_COMPLETE = 300
+
+# KEYS: parts. ARGV: task id, report, 1 if it may replace an earlier report of the same task,
+# size of the header, seconds to keep, seconds to keep once complete.
+_COUNT_PART = """
+redis.call(ARGV[3] == '1' and 'HSET' or 'HSETNX', KEYS[1], ARGV[1], ARGV[2])
+local complete = redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4])
+redis.call('EXPIRE', KEYS[1], ARGV[complete and 6 or 5])
+return complete and redis.call('HVALS', KEYS[1]) or {}
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class SettlingBackend(RedisBackend):
+    """Redis result backend whose chords settle.
+
+    The header's tasks return ``outcomes.Report`` as JSON. The body is called with its own
+    arguments and ``reports``, a list of theirs; its signature has a
+    header ``chord_size``.
+    """
+
+    app: Celery
+    expires: int
+    chord_expires: int | None
+
+    @cached_property
+    def _count_part(self) -> Any:
+        return self.client.register_script(_COUNT_PART)
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Do nothing: all that a chord needs rides along with its body."""
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Do nothing: as ``apply_chord``."""
+
+    def add_pending_result(self, result: Any, *_args: Any, **_kwargs: Any) -> Any:
+        """Do nothing: a group would subscribe to each result here, and nobody reads results."""
+        return result
+
+    def on_chord_part_return(
+        self, request: Any, state: str, result: Any, propagate: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Count one delivery's end; the last one publishes the chord's body."""
+        report = report_of(request, state, result)
+        body: Signature[Any] = Signature.from_dict(request.chord, app=self.app)
+        # A part that cannot be counted strands its chord until the sweep, so try for a while.
+        reports = self.ensure(
+            self._count_part,
+            (
+                [self.get_key_for_group(request.group, ".parts")],
+                [
+                    request.id,
+                    json.dumps(report.to_json()),
+                    int(report.outcome is Outcome.DELIVERED),
+                    body.options["headers"]["chord_size"],
+                    self.chord_expires or self.expires,
+                    KEEP_COMPLETE,
+                ],
+            ),
+        )
+        if reports:
+            body.apply_async(kwargs={"reports": [json.loads(text) for text in reports]})
+
+    # Celery's own way of failing a body because of its header: never, here.
+    def chord_error_from_stack(self, callback: Signature, exc: Any = None) -> Any:
+        """Report an error that left a chord without its body; the sweep will finish the event."""
+        _log.error("chord of %s is stranded: %r", callback.id, exc)
+
+
+def report_of(request: Any, state: str, result: Any) -> Report:
+    """Tell how a delivery task ended, from what Celery knows of it."""
+    if state == states.SUCCESS:
+        return Report.from_json(result)
+    return Report(
+        sink=str(request.task).removeprefix("deliver."),
+        outcome=Outcome.REVOKED if state == states.REVOKED else Outcome.FAILED,
+        attempts=int(request.retries or 0) + (state == states.FAILURE),
+        at=to_rfc3339(now()),
+        error=_reason(state, result),
+    )
+
+
+def _reason(state: str, result: Any) -> str:
+    if state == states.REVOKED:
+        return "revoked by an operator"
+    # Only our own errors are known to hold nothing of the event.
+    return str(result) if isinstance(result, DeliveryError) else type(result).__name__

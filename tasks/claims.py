@@ -1,0 +1,575 @@
+"""The claims: one DynamoDB item an event, and the only code that writes them.
+
+Every write is conditional, so whoever comes second learns it from the answer::
+
+    worker A                     table                        worker B
+    put if absent ──────────────► item, version 1
+                                  refused, old item ◄───────── put if absent: a duplicate
+    (dies; the lease runs out)
+                                  version 2, holder B ◄─────── take over if version is still 1
+    (wakes) settle if version 1 ► refused, old item: merges its outcomes into version 2
+
+``due_at`` is when a sweep may take the claim: the end of the holder's lease while it is
+processing. Finished claims have no ``due_at`` and so are not in the index ``due``.
+"""
+
+import json
+import random
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import boto3
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tasks.audit import Record
+from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
+from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
+from tasks.outcomes import Delivery, Outcome, Status, undelivered
+from tasks.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+#: What an item looks like; to be raised when the release before could not read it.
+ITEM_SCHEMA = 1
+
+#: The index ``due`` is spread over this many partitions.
+BUCKETS = 8
+
+Item = dict[str, Any]
+
+_serialize = TypeSerializer().serialize
+_deserialize = TypeDeserializer().deserialize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What settling needs to know of a claim; rides along in messages, so that it need not read.
+
+    ``revision`` and ``lineage_hash`` are those of the newest audit record.
+    """
+
+    id: str
+    status: Status
+    version: int
+    interaction_id: str | None
+    event_type: str | None
+    received_at: str
+    deliveries: Mapping[str, Delivery]
+    notes: Sequence[str] = ()
+    revision: int = 0
+    lineage_hash: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it travels."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Head":
+        """Read what ``to_json`` wrote."""
+        known = {"status": Status(data["status"]), "deliveries": _deliveries(data["deliveries"])}
+        return cls(**{**data, **known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One event's item. Times are RFC 3339, but for ``due_at``: seconds since the epoch."""
+
+    id: str
+    status: Status
+    received_at: str
+    event_time: str | None
+    interaction_id: str | None
+    event_type: str | None
+    payload: bytes  # canonical JSON of the envelope; empty where it was too large to keep
+    payload_sha256: str
+    deliveries: Mapping[str, Delivery]
+    version: int = 1
+    generation: int = 1  # how many times it has been dispatched
+    dispatches: int = 1  # the same, since an operator last asked for it
+    holder: str | None = None  # task id of whoever works on it
+    due_at: int | None = None
+    processed_at: str | None = None
+    notes: Sequence[str] = ()
+    audit: Sequence[Record] = field(default_factory=list)
+
+    @cached_property
+    def head(self) -> Head:
+        """What settling needs to know of it."""
+        newest: Record = self.audit[-1] if self.audit else {"revision": 0, "lineageHash": None}
+        return Head(
+            id=self.id,
+            status=self.status,
+            version=self.version,
+            interaction_id=self.interaction_id,
+            event_type=self.event_type,
+            received_at=self.received_at,
+            deliveries=self.deliveries,
+            notes=self.notes,
+            revision=newest["revision"],
+            lineage_hash=newest["lineageHash"],
+        )
+
+    @property
+    def undelivered(self) -> list[str]:
+        """The sinks that do not have it yet."""
+        return undelivered(self.deliveries)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``claims show --json`` prints it: no metadata, no payload."""
+        processed = self.processed_at
+        return {
+            "eventId": self.id,
+            "interactionId": self.interaction_id,
+            "eventType": self.event_type,
+            "status": self.status.value,
+            "version": self.version,
+            "receivedAt": self.received_at,
+            "processedAt": processed,
+            "lagMs": elapsed_ms(self.received_at, processed) if processed else None,
+            "deliveries": {sink: d.to_json() for sink, d in self.deliveries.items()},
+            "dueAt": to_rfc3339(datetime.fromtimestamp(self.due_at, tz=now().tzinfo))
+            if self.due_at
+            else None,
+            "audit": list(self.audit),
+        }
+
+    def summary(self) -> "Summary":
+        """What a list shows of it."""
+        return Summary(
+            self.id,
+            self.status,
+            self.received_at,
+            self.event_type,
+            self.interaction_id,
+            self.deliveries,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """The claim is ours; ``claim`` may be an older one whose lease ran out, or our own."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The event is claimed already, by this payload."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The event's id is claimed already, but by another payload."""
+
+    claim: Claim
+
+
+class Due(NamedTuple):
+    """An entry of the index ``due``; ``at`` is in seconds since the epoch."""
+
+    at: int
+    key: str
+    version: int
+
+
+class Summary(NamedTuple):
+    """An entry of the index ``received``."""
+
+    id: str
+    status: Status
+    received_at: str
+    event_type: str | None
+    interaction_id: str | None
+    deliveries: Mapping[str, Delivery]
+
+
+class Claims:
+    """The table of claims.
+
+    Every method raises ``StoreError`` where DynamoDB cannot be reached or answers with an error.
+    """
+
+    def __init__(
+        self, client: "DynamoDBClient", table: str, *, lease: int, retention_days: int
+    ) -> None:
+        """Use ``table``; ``lease`` is in seconds."""
+        self._client = client
+        self._table = table
+        self._lease = lease
+        self._retention_days = retention_days
+
+    def claim(self, new: Claim) -> Won | Duplicate | Conflict:
+        """Claim an event: one conditional put, which is all that a duplicate costs.
+
+        A claim that is processing gets its lease here. An item past its retention counts as
+        absent: DynamoDB may take two days to delete it (FACTS, DynamoDB).
+        """
+        if new.status is Status.PROCESSING:
+            new = replace(new, due_at=self._lease_end())
+        try:
+            self._call(
+                "put_item",
+                Item=_to_attributes(_to_item(new) | self._housekeeping(new)),
+                ConditionExpression="attribute_not_exists(id) OR expires_at < :now",
+                ExpressionAttributeValues=_to_attributes({":now": _epoch()}),
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except _RefusedError as refused:
+            return self._judge(refused.existing, new)
+        return Won(new)
+
+    def _judge(self, old: Claim | None, new: Claim) -> Won | Duplicate | Conflict:
+        """Decide what a refused put means."""
+        if old is None:  # deleted between the put and its answer
+            raise StoreError(f"the claim of {new.id} went away while it was read")
+        if old.payload_sha256 != new.payload_sha256:
+            return Conflict(old)
+        unfinished = old.status is Status.PROCESSING
+        if old.holder == new.holder if unfinished else old.audit and old.audit == new.audit:
+            # Our own: the answer to the first put was lost, or the worker that made it was.
+            return Won(old)
+        if unfinished and old.due_at is not None and old.due_at <= _epoch() and new.holder:
+            taken = self.take_over(old.id, old.version, new.holder)
+            return Won(taken) if taken else Duplicate(old)
+        return Duplicate(old)
+
+    def take_over(self, key: str, version: int, holder: str) -> Claim | None:
+        """Give an overdue claim to ``holder``, for its next generation.
+
+        Returns None where somebody else was faster, or it is not overdue any more.
+        """
+        condition = "version = :version AND due_at <= :now"
+        try:
+            return self._hand_over(
+                key,
+                version,
+                holder,
+                dispatches="dispatches + :one",
+                condition=condition,
+                more={":now": _epoch()},
+            )
+        except _RefusedError as refused:
+            return self._if_held_by(holder, refused.existing)
+
+    def reopen(self, key: str, sink: str, holder: str) -> Claim:
+        """Give a settled claim to ``holder`` to deliver to ``sink`` again.
+
+        Returns the claim as it is, where the sink has it already or ``holder`` has it.
+
+        Raises:
+            ClaimNotFoundError: no such claim, or the event never goes to this sink.
+            UnderWayError: somebody is working on it, or was faster to reopen it.
+        """
+        claim = self.get(key)
+        if claim is None or sink not in claim.deliveries:
+            raise ClaimNotFoundError(f"no claim of {key} with a delivery to {sink}")
+        if sink not in claim.undelivered or self._if_held_by(holder, claim):
+            return claim
+        if claim.status is Status.PROCESSING:
+            raise UnderWayError(f"{key} is being worked on; try again once it has settled")
+        try:
+            return self._hand_over(
+                key, claim.version, holder, dispatches=":one", condition="version = :version"
+            )
+        except _RefusedError:
+            raise UnderWayError(f"{key} has just changed; look at it again") from None
+
+    def _hand_over(
+        self,
+        key: str,
+        version: int,
+        holder: str,
+        *,
+        dispatches: str,
+        condition: str,
+        more: Mapping[str, Any] | None = None,
+    ) -> Claim:
+        answer = self._call(
+            "update_item",
+            Key=_to_attributes({"id": key}),
+            UpdateExpression=(
+                "SET #status = :processing, holder = :holder, version = :next,"
+                " generation = generation + :one, dispatches = " + dispatches + ","
+                " due_at = :due_at, due_bucket = :bucket"
+            ),
+            ConditionExpression=condition,
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues=_to_attributes(
+                {
+                    ":processing": Status.PROCESSING.value,
+                    ":holder": holder,
+                    ":version": version,
+                    ":next": version + 1,
+                    ":one": 1,
+                    ":due_at": self._lease_end(),
+                    ":bucket": bucket_of(key),
+                    **(more or {}),
+                }
+            ),
+            ReturnValues="ALL_NEW",
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        )
+        return _from_attributes(answer["Attributes"])
+
+    def _if_held_by(self, holder: str, claim: Claim | None) -> Claim | None:
+        mine = claim and claim.status is Status.PROCESSING and claim.holder == holder
+        return claim if mine else None
+
+    def settle(
+        self, head: Head, deliveries: Mapping[str, Delivery], status: Status, record: Record
+    ) -> Head | None:
+        """Write what an event came to: one conditional update, and no read before it.
+
+        Returns None when it is written, else the claim's present head, to be merged anew.
+
+        Raises:
+            ClaimNotFoundError: there is no such claim.
+        """
+        finished = status is not Status.PROCESSING
+        try:
+            self._call(
+                "update_item",
+                Key=_to_attributes({"id": head.id}),
+                UpdateExpression=(
+                    "SET #status = :status, version = :next, deliveries = :deliveries,"
+                    " processed_at = :processed_at,"
+                    " audit = list_append(if_not_exists(audit, :none), :record)"
+                    + (" REMOVE due_at, due_bucket, holder" if finished else "")
+                ),
+                ConditionExpression="version = :version",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues=_to_attributes(
+                    {
+                        ":status": status.value,
+                        ":version": head.version,
+                        ":next": head.version + 1,
+                        ":deliveries": _plain(deliveries),
+                        ":processed_at": record["processedAt"],
+                        ":none": [],
+                        ":record": [json.dumps(record, ensure_ascii=False)],
+                    }
+                ),
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except _RefusedError as refused:
+            if refused.existing is None:
+                raise ClaimNotFoundError(f"no claim of {head.id}") from None
+            return refused.existing.head
+        return None
+
+    def count_redelivery(self, task_id: str) -> int:
+        """Count, in an item of its own, that a task's message came again; return the sum.
+
+        Not on the claim, since an event may kill its worker before there is one.
+        """
+        answer = self._call(
+            "update_item",
+            Key=_to_attributes({"id": f"redelivered:{task_id}"}),
+            UpdateExpression="SET expires_at = :expires ADD redeliveries :one",
+            ExpressionAttributeValues=_to_attributes({":expires": self._expires(), ":one": 1}),
+            ReturnValues="UPDATED_NEW",
+        )
+        return int(_deserialize(answer["Attributes"]["redeliveries"]))
+
+    def get(self, key: str) -> Claim | None:
+        """Read one claim, as it stands now."""
+        answer = self._call("get_item", Key=_to_attributes({"id": key}), ConsistentRead=True)
+        return _from_attributes(answer["Item"]) if answer.get("Item") else None
+
+    def due(self, until: int | None = None) -> Iterator[Due]:
+        """Yield what is due up to ``until`` (now, if not given), oldest first in each bucket.
+
+        The bucket to begin with is chosen by lot: two sweeps seldom meet, and none comes last.
+        """
+        first = random.randrange(BUCKETS)  # noqa: S311 - nobody is to be surprised
+        for bucket in (*range(first, BUCKETS), *range(first)):
+            values = {":bucket": str(bucket), ":until": _epoch() if until is None else until}
+            for item in self._query(
+                IndexName="due",
+                KeyConditionExpression="due_bucket = :bucket AND due_at <= :until",
+                ExpressionAttributeValues=_to_attributes(values),
+            ):
+                yield Due(int(item["due_at"]), item["id"], int(item["version"]))
+
+    def received(self) -> Iterator[Summary]:
+        """Yield a summary of every claim kept, oldest first; reads the index a day at a time."""
+        today = now()
+        for days in range(self._retention_days, -1, -1):
+            day = (today - timedelta(days=days)).date().isoformat()
+            for item in self._query(
+                IndexName="received",
+                KeyConditionExpression="received_day = :day",
+                ExpressionAttributeValues=_to_attributes({":day": day}),
+            ):
+                yield Summary(
+                    item["id"],
+                    Status(item["status"]),
+                    item["received_at"],
+                    item.get("event_type"),
+                    item.get("interaction_id"),
+                    _deliveries(item["deliveries"]),
+                )
+
+    def _query(self, **arguments: Any) -> Iterator[Item]:
+        while True:
+            page = self._call("query", **arguments)
+            for attributes in page["Items"]:
+                yield {name: _deserialize(value) for name, value in attributes.items()}
+            if "LastEvaluatedKey" not in page:
+                return
+            arguments["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(
+                TableName=self._table, **arguments
+            )
+        except ClientError as error:
+            details = error.response["Error"]
+            if details["Code"] == "ConditionalCheckFailedException":
+                item: Any = error.response.get("Item")
+                raise _RefusedError(_from_attributes(item) if item else None) from None
+            message = f"DynamoDB {operation}: {details['Code']}: {details.get('Message', '')}"
+            raise StoreError(message) from None
+        except BotoCoreError as error:
+            raise StoreError(f"DynamoDB {operation}: {error}") from None
+        return answer
+
+    def _lease_end(self) -> int:
+        return _epoch() + self._lease
+
+    def _expires(self) -> int:
+        return int((now() + timedelta(days=self._retention_days)).timestamp())
+
+    def _housekeeping(self, claim: Claim) -> Item:
+        """What an item has beside its claim: the keys of the indexes, and its retention."""
+        received = from_rfc3339(claim.received_at)
+        due = {"due_bucket": bucket_of(claim.id)} if claim.due_at is not None else {}
+        return {
+            "received_day": received.date().isoformat(),
+            "expires_at": self._expires(),
+            "item_schema": ITEM_SCHEMA,
+            **due,
+        }
+
+
+class _RefusedError(Exception):
+    """A condition did not hold; ``existing`` is the item that was there, None where none was."""
+
+    def __init__(self, existing: Claim | None) -> None:
+        super().__init__()
+        self.existing = existing
+
+
+def bucket_of(key: str) -> str:
+    """The partition of the index ``due`` that a claim belongs to."""
+    return str(zlib.crc32(key.encode()) % BUCKETS)
+
+
+def _epoch() -> int:
+    return int(now().timestamp())
+
+
+def _plain(deliveries: Mapping[str, Delivery]) -> dict[str, Any]:
+    return {sink: asdict(delivery) for sink, delivery in deliveries.items()}
+
+
+def _deliveries(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Delivery]:
+    return {
+        sink: Delivery(
+            outcome=Outcome(data["outcome"]),
+            tries={generation: int(count) for generation, count in data["tries"].items()},
+            error=data["error"],
+            at=data["at"],
+        )
+        for sink, data in plain.items()
+    }
+
+
+def _to_item(claim: Claim) -> Item:
+    item = {
+        "id": claim.id,
+        "status": claim.status.value,
+        "version": claim.version,
+        "generation": claim.generation,
+        "dispatches": claim.dispatches,
+        "holder": claim.holder,
+        "due_at": claim.due_at,
+        "received_at": claim.received_at,
+        "processed_at": claim.processed_at,
+        "event_time": claim.event_time,
+        "interaction_id": claim.interaction_id,
+        "event_type": claim.event_type,
+        "payload": zlib.compress(claim.payload),
+        "payload_sha256": claim.payload_sha256,
+        "deliveries": _plain(claim.deliveries),
+        "notes": list(claim.notes),
+        "audit": [json.dumps(record, ensure_ascii=False) for record in claim.audit],
+    }
+    return {name: value for name, value in item.items() if value is not None}
+
+
+def _to_attributes(item: Item) -> dict[str, Any]:
+    return {name: _serialize(value) for name, value in item.items()}
+
+
+def _from_attributes(attributes: Mapping[str, Any]) -> Claim:
+    item = {name: _deserialize(value) for name, value in attributes.items()}
+    if (schema := item.get("item_schema", ITEM_SCHEMA)) > ITEM_SCHEMA:
+        raise UnknownSchemaError(
+            f"claim of {item['id']}: item schema {schema}; known up to {ITEM_SCHEMA}"
+        )
+    return Claim(
+        id=item["id"],
+        status=Status(item["status"]),
+        version=int(item["version"]),
+        generation=int(item["generation"]),
+        dispatches=int(item["dispatches"]),
+        holder=item.get("holder"),
+        due_at=int(item["due_at"]) if "due_at" in item else None,
+        received_at=item["received_at"],
+        processed_at=item.get("processed_at"),
+        event_time=item.get("event_time"),
+        interaction_id=item.get("interaction_id"),
+        event_type=item.get("event_type"),
+        payload=zlib.decompress(bytes(item["payload"])),
+        payload_sha256=item["payload_sha256"],
+        deliveries=_deliveries(item["deliveries"]),
+        notes=item["notes"],
+        audit=[json.loads(record) for record in item["audit"]],
+    )
+
+
+def connect(config: Settings) -> Claims:
+    """Make a client with bounded waits; credentials and emulator endpoint are found by boto3."""
+    client = boto3.client(
+        "dynamodb",
+        region_name=config.aws_region,
+        config=Config(
+            connect_timeout=2,
+            read_timeout=5,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            max_pool_connections=32,
+        ),
+    )
+    return Claims(
+        client,
+        config.processing_table,
+        lease=config.claim_lease,
+        retention_days=config.retention_days,
+    )
+
+
+@cache
+def claims() -> Claims:
+    """The claims of this process; made at first use, so never shared across a fork."""
+    return connect(settings())

@@ -1,0 +1,32 @@
+"""Times as this project writes them: RFC 3339, UTC, milliseconds."""
+
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    """Return the present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def to_rfc3339(moment: datetime) -> str:
+    """Write a moment with milliseconds and ``Z``; such strings sort as their moments do."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def from_rfc3339(text: str) -> datetime:
+    """Read what ``to_rfc3339`` wrote.
+
+    Raises:
+        ValueError: it is not such a text, or names no zone.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"no time zone in {text!r}")
+    return moment
+
+
+def elapsed_ms(since: str, until: str) -> int:
+    """Milliseconds between two such texts; 0 where the clocks of two hosts disagree."""
+    elapsed = from_rfc3339(until) - from_rfc3339(since)
+    return max(0, round(elapsed.total_seconds() * 1000))

@@ -1,0 +1,61 @@
+"""From a claim to the chord that works on it: a group of deliveries, and settle."""
+
+import json
+from typing import Any
+
+from celery import chord, group
+from celery.canvas import Signature
+
+from tasks.celery import app
+from tasks.claims import Claim
+from tasks.events import InteractionEvent
+from tasks.schemas import parse_detail
+from tasks.sinks import SINKS
+
+
+def fan_out(claim: Claim, event: InteractionEvent | None = None) -> None:
+    """Publish a delivery to every sink that does not have the event yet, then settle.
+
+    Task ids follow from the claim, so publishing the same generation twice counts once.
+    """
+    payload = delivery_payload(claim, event)
+    settle = settle_signature(claim, len(claim.undelivered))
+    header = [
+        app.signature(
+            SINKS[sink].task_name,
+            args=(claim.id, payload),
+            task_id=f"{claim.id}.{sink}.{claim.generation}",
+        )
+        for sink in claim.undelivered
+    ]
+    with app.producer_or_acquire() as producer, producer.batch():  # one round trip
+        if header:
+            chord(group(header), app=app)(settle, task_id=settle.id, producer=producer)
+        else:
+            settle.apply_async(producer=producer)
+
+
+def delivery_payload(claim: Claim, event: InteractionEvent | None = None) -> dict[str, Any]:
+    """Return what a delivery task needs to know beside the key."""
+    event = event or event_of(claim)
+    return {"event": event.to_json(), "receivedAt": claim.received_at}
+
+
+def settle_signature(claim: Claim, size: int) -> Signature[Any]:
+    """Return the body of a chord of ``size`` deliveries of a claim."""
+    return app.signature(
+        "settle",
+        args=(claim.id,),
+        kwargs={"head": claim.head.to_json(), "generation": claim.generation},
+        task_id=f"{claim.id}.settle.{claim.generation}",
+        headers={"chord_size": size},
+    )
+
+
+def event_of(claim: Claim) -> InteractionEvent:
+    """Parse a claim's payload anew.
+
+    Raises:
+        InvalidEventError: it is a claim of an invalid event.
+    """
+    return parse_detail(json.loads(claim.payload)["detail"]).event

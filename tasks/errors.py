@@ -1,0 +1,78 @@
+"""Every error this project raises on purpose: one root, few classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ProcessorError(Exception):
+    """Root of all errors below."""
+
+
+class SettingsError(ProcessorError):
+    """Raised when the environment is not one a process can start in.
+
+    ``problems`` has a line for everything that is wrong, each naming its variable.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field. Never repeats its value, which may be personal data."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class InvalidEventError(ProcessorError):
+    """Raised when an envelope or its detail is not what INTERFACE says; names each field."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__(errors)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.errors))
+
+
+class StoreError(ProcessorError):
+    """Raised when DynamoDB did not answer, or answered with an error; trying again may help."""
+
+
+class UnknownSchemaError(ProcessorError):
+    """Raised when a message or an item was written by a release newer than this one."""
+
+
+class ClaimNotFoundError(ProcessorError):
+    """Raised when an event has no claim: it never came, or its retention has passed."""
+
+
+class UnderWayError(ProcessorError):
+    """Raised when a delivery is asked for whose claim somebody else is working on."""
+
+
+class DeliveryError(ProcessorError):
+    """Raised when a sink refused an event for good; trying again cannot help.
+
+    The message names no URL and no part of the event.
+    """
+
+
+class TransientDeliveryError(DeliveryError):
+    """Raised when a sink could not take an event now; its class is what decides on a retry.
+
+    ``retry_after`` is how many seconds the sink asked us to wait, where it did.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

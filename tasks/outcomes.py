@@ -1,0 +1,135 @@
+"""How deliveries end, how outcomes merge, and the final status that follows. Pure.
+
+Merging is monotone: delivered is absorbing, and for the rest the later outcome stands. So
+outcomes may arrive twice, late and in any order, and the claim ends up the same.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """The status of a claim."""
+
+    PROCESSING = "processing"  # some delivery has no outcome yet
+    COMPLETED = "completed"  # every sink that wants it has it
+    PARTIAL_FAILURE = "partial_failure"  # some have it, some do not
+    FAILED = "failed"  # none has it, or the event is invalid
+
+
+class Outcome(StrEnum):
+    """How a delivery stands."""
+
+    PENDING = "pending"  # no outcome yet
+    DELIVERED = "delivered"  # the sink answered 2xx
+    FAILED = "failed"  # the sink refused it, or its tries are used up
+    PARKED = "parked"  # its sink is down: not tried, kept for later
+    REVOKED = "revoked"  # an operator stopped it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How one event's delivery to one sink stands.
+
+    ``tries`` counts attempts by generation (the how-manieth dispatch of the event), so that
+    merging the same outcome twice does not count its attempts twice. ``at`` is RFC 3339.
+    """
+
+    outcome: Outcome = Outcome.PENDING
+    tries: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+    at: str | None = None
+
+    @property
+    def attempts(self) -> int:
+        """HTTP calls made so far, as far as those who made them lived to report."""
+        return sum(self.tries.values())
+
+    def merge(self, other: "Delivery") -> "Delivery":
+        """Return what both together say: commutative, associative, idempotent."""
+        stands = _standing(self, other)
+        generations = self.tries.keys() | other.tries.keys()
+        tries = {g: max(self.tries.get(g, 0), other.tries.get(g, 0)) for g in sorted(generations)}
+        return Delivery(outcome=stands.outcome, tries=tries, error=stands.error, at=stands.at)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``claims show --json`` prints it."""
+        return {
+            "outcome": self.outcome.value,
+            "attempts": self.attempts,
+            "error": self.error,
+            "at": self.at,
+        }
+
+
+def _standing(one: Delivery, other: Delivery) -> Delivery:
+    def rank(delivery: Delivery) -> tuple[str, str, str]:
+        return delivery.at or "", delivery.outcome, delivery.error or ""
+
+    delivered = [d for d in (one, other) if d.outcome is Outcome.DELIVERED]
+    if delivered:
+        return min(delivered, key=rank)  # it was delivered when it was first delivered
+    return max(one, other, key=rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one delivery task says at its end; travels in the message of ``settle``."""
+
+    sink: str
+    outcome: Outcome
+    attempts: int
+    at: str
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it travels."""
+        return {
+            "sink": self.sink,
+            "outcome": self.outcome.value,
+            "attempts": self.attempts,
+            "at": self.at,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Report":
+        """Read what ``to_json`` wrote."""
+        return cls(**{**data, "outcome": Outcome(data["outcome"])})
+
+    def delivery(self, generation: int) -> Delivery:
+        """The state that this report alone would give, as part of that generation."""
+        tries = {str(generation): self.attempts}
+        return Delivery(outcome=self.outcome, tries=tries, error=self.error, at=self.at)
+
+
+def merge(
+    deliveries: Mapping[str, Delivery], reports: Iterable[Report], generation: int
+) -> dict[str, Delivery]:
+    """Merge what a generation's delivery tasks reported into the deliveries of a claim."""
+    merged = dict(deliveries)
+    for report in reports:
+        known = merged.get(report.sink, Delivery())
+        merged[report.sink] = known.merge(report.delivery(generation))
+    return merged
+
+
+def status_of(deliveries: Iterable[Delivery]) -> Status:
+    """Return the status that follows from how the deliveries stand.
+
+    An event that no sink wants is completed: nothing is left to do.
+    """
+    outcomes = [delivery.outcome for delivery in deliveries]
+    if Outcome.PENDING in outcomes:
+        return Status.PROCESSING
+    delivered = outcomes.count(Outcome.DELIVERED)
+    if delivered == len(outcomes):
+        return Status.COMPLETED
+    return Status.PARTIAL_FAILURE if delivered else Status.FAILED
+
+
+def undelivered(deliveries: Mapping[str, Delivery]) -> list[str]:
+    """Name the sinks that do not have the event yet."""
+    return [sink for sink, d in deliveries.items() if d.outcome is not Outcome.DELIVERED]

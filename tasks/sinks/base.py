@@ -1,0 +1,71 @@
+"""What a sink is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.events import EventType, InteractionEvent
+
+ALL_TYPES = frozenset(EventType)
+
+#: ``body(event, received_at)``; ``received_at`` is RFC 3339 and the same on every attempt.
+Body = Callable[[InteractionEvent, str], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How hard a delivery tries. Times are seconds.
+
+    After try *n* it waits a random while up to ``backoff_base * 2**(n-1)``, at most
+    ``backoff_cap`` (exponential backoff with full jitter), or as long as the sink's
+    ``Retry-After`` says, at most ``retry_after_cap``.
+    """
+
+    tries: int = 5
+    backoff_base: int = 1
+    backoff_cap: int = 30
+    retry_after_cap: int = 60
+    connect_timeout: int = 3
+    read_timeout: int = 10
+
+    @property
+    def attempt(self) -> int:
+        """The longest that one attempt may take."""
+        return self.connect_timeout + self.read_timeout
+
+    @property
+    def longest_wait(self) -> int:
+        """The longest wait between two tries."""
+        return max(self.backoff_cap, self.retry_after_cap)
+
+    @property
+    def longest(self) -> int:
+        """The longest that all tries together may take."""
+        return self.tries * self.attempt + (self.tries - 1) * self.longest_wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sink:
+    """A downstream service: what it wants and how it is called.
+
+    Its endpoint is the setting ``<NAME>_ENDPOINT``; its task and queue are ``deliver.<name>``.
+    """
+
+    name: str
+    body: Body
+    wants: frozenset[EventType] = ALL_TYPES
+    policy: Policy = Policy()
+
+    @property
+    def endpoint_variable(self) -> str:
+        """The environment variable that holds its URL."""
+        return f"{self.name.upper()}_ENDPOINT"
+
+    @property
+    def task_name(self) -> str:
+        """Its task, and the queue of the same name."""
+        return f"deliver.{self.name}"
+
+    def idempotency_key(self, key: str) -> str:
+        """The same for every attempt, redelivery and redrive of an event to this sink."""
+        return f"{key}:{self.name}"

@@ -1,0 +1,1 @@
+"""Tests, in rings: unit (plain functions), integration (real services, no Docker)."""

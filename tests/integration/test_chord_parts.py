@@ -1,0 +1,142 @@
+"""The parts of a chord, counted in a real Redis: the last one publishes ``settle``."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery, states
+from celery.app.task import Context
+from celery.canvas import Signature
+from celery.exceptions import TaskRevokedError
+
+from tasks.chord import SettlingBackend
+from tasks.errors import DeliveryError
+from tasks.outcomes import Outcome, Report
+
+from .nodes import RedisContainer, running
+
+AT = "2026-11-20T09:30:02.000Z"
+
+
+@pytest.fixture(scope="module")
+def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisContainer]:
+    """Redis."""
+    with running(RedisContainer(tmp_path_factory.mktemp("broker"))) as redis:
+        yield redis
+
+
+class Chord:
+    """A chord of a few deliveries, whose ends are told to the backend one by one."""
+
+    def __init__(self, backend: SettlingBackend, broker: RedisContainer, size: int) -> None:
+        self.backend = backend
+        self.queue = broker.client
+        self.group = str(uuid4())
+        self.body: Signature[Any] = backend.app.signature(
+            "settle",
+            args=("key",),
+            kwargs={"generation": 1},
+            task_id="key.settle.1",
+            queue="settle",
+            headers={"chord_size": size},
+        )
+
+    def ends(self, sink: str, state: str, result: Any) -> None:
+        """Tell how a delivery ended."""
+        request = Context(
+            id=f"key.{sink}.1",
+            task=f"deliver.{sink}",
+            group=self.group,
+            chord=dict(self.body),
+            retries=0,
+        )
+        self.backend.on_chord_part_return(request, state, result)
+
+    def delivers(self, sink: str) -> None:
+        """A delivery succeeded."""
+        said = Report(sink=sink, outcome=Outcome.DELIVERED, attempts=1, at=AT)
+        self.ends(sink, states.SUCCESS, said.to_json())
+
+    def fails(self, sink: str) -> None:
+        """A delivery failed."""
+        self.ends(sink, states.FAILURE, DeliveryError("400 Bad Request"))
+
+    def settles(self) -> list[Mapping[str, str]]:
+        """How each ``settle`` that was published has it: outcome by sink."""
+        messages = [json.loads(text) for text in reversed(self.queue.lrange("settle", 0, -1))]
+        assert {message["headers"]["id"] for message in messages} <= {"key.settle.1"}
+        calls = [json.loads(base64.b64decode(message["body"]))[1] for message in messages]
+        assert all(call["generation"] == 1 for call in calls)
+        return [{said["sink"]: said["outcome"] for said in call["reports"]} for call in calls]
+
+
+@pytest.fixture
+def chord(broker: RedisContainer) -> Iterator[Chord]:
+    """A chord of two deliveries."""
+    broker.client.flushall()
+    app = Celery("tests", broker=broker.url, set_as_current=False)
+    backend = SettlingBackend(app=app, url=broker.url)
+    yield Chord(backend, broker, size=2)
+    backend.client.close()
+    app.close()
+
+
+def test_settle_is_published_with_the_last_part_and_not_before(chord: Chord) -> None:
+    chord.delivers("crm")
+    assert chord.settles() == []
+    chord.delivers("analytics")
+    assert chord.settles() == [{"crm": "delivered", "analytics": "delivered"}]
+
+
+def test_a_failed_and_a_revoked_part_count(chord: Chord) -> None:
+    chord.fails("crm")
+    chord.ends("analytics", states.REVOKED, TaskRevokedError("revoked"))
+    assert chord.settles() == [{"crm": "failed", "analytics": "revoked"}]
+
+
+def test_a_part_that_ends_twice_counts_once(chord: Chord) -> None:
+    chord.delivers("crm")
+    chord.delivers("crm")
+    assert chord.settles() == []
+
+
+def test_a_delivery_that_fails_when_it_is_done_again_was_delivered(chord: Chord) -> None:
+    chord.delivers("crm")
+    chord.fails("crm")
+    chord.delivers("analytics")
+    assert chord.settles() == [{"crm": "delivered", "analytics": "delivered"}]
+
+
+def test_a_failure_that_is_made_good_when_it_is_done_again_was_delivered(chord: Chord) -> None:
+    chord.fails("crm")
+    chord.delivers("crm")
+    chord.delivers("analytics")
+    assert chord.settles() == [{"crm": "delivered", "analytics": "delivered"}]
+
+
+def test_of_two_failures_the_first_stands(chord: Chord) -> None:
+    chord.fails("crm")
+    chord.ends("crm", states.REVOKED, TaskRevokedError("revoked"))
+    chord.delivers("analytics")
+    assert chord.settles() == [{"crm": "failed", "analytics": "delivered"}]
+
+
+def test_a_last_part_that_comes_again_settles_again(chord: Chord) -> None:
+    chord.delivers("crm")
+    chord.fails("analytics")
+    chord.delivers("analytics")
+    assert chord.settles() == [
+        {"crm": "delivered", "analytics": "failed"},
+        {"crm": "delivered", "analytics": "delivered"},
+    ]
+
+
+def test_what_is_counted_does_not_stay_for_ever(chord: Chord) -> None:
+    chord.delivers("crm")
+    [waiting] = chord.queue.scan_iter("*.parts")
+    assert chord.queue.ttl(waiting) > 300
+    chord.delivers("analytics")
+    assert 0 < chord.queue.ttl(waiting) <= 300

@@ -1,0 +1,310 @@
+"""The claims layer on a real table: races have one winner, and no late writer undoes anything."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import pytest
+from botocore.config import Config
+
+from tasks.claims import Claim, Claims, Conflict, Duplicate, Won
+from tasks.clock import now, to_rfc3339
+from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError
+from tasks.outcomes import Delivery, Outcome, Report, Status
+from tasks.settle import settle_claim
+
+from .envelopes import SINKS, assert_chain_holds
+from .system import aws, create_table
+
+THREADS = 24
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def client(aws_url: str) -> Iterator[Any]:
+    """DynamoDB, with a connection for each thread."""
+    with closing(aws("dynamodb", aws_url, Config(max_pool_connections=THREADS))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def table(aws_url: str) -> str:
+    """A table as ``deploy/storage.yaml`` describes it."""
+    create_table(aws_url, "claims-layer")
+    return "claims-layer"
+
+
+@pytest.fixture
+def claims(client: Any, table: str) -> Claims:
+    """Claims whose lease is far from its end."""
+    return Claims(client, table, lease=600, retention_days=30)
+
+
+@pytest.fixture
+def overdue(client: Any, table: str) -> Claims:
+    """Claims whose lease is over as soon as they are claimed."""
+    return Claims(client, table, lease=0, retention_days=30)
+
+
+def new_claim(holder: str = "a", **changes: Any) -> Claim:
+    """A claim of an event that nobody knows yet."""
+    claim = Claim(
+        id=str(uuid4()),
+        status=Status.PROCESSING,
+        received_at=to_rfc3339(now()),
+        event_time="2026-11-20T09:30:01Z",
+        interaction_id="interaction-1",
+        event_type="completed",
+        payload=b"{}",
+        payload_sha256="hash",
+        deliveries={sink: Delivery() for sink in SINKS},
+        holder=holder,
+    )
+    return replace(claim, **changes)
+
+
+def reports(attempts: int = 1, **outcomes: str) -> list[Report]:
+    """What delivery tasks report; the sinks that are not named took it."""
+    return [
+        Report(
+            sink=sink,
+            outcome=Outcome(outcomes.get(sink, "delivered")),
+            attempts=attempts,
+            at=to_rfc3339(now()),
+            error=f"{outcomes[sink]} it has" if sink in outcomes else None,
+        )
+        for sink in SINKS
+    ]
+
+
+def at_once(action: Callable[[int], T], threads: int = THREADS) -> list[T]:
+    """Do something in many threads, all at the same moment."""
+    barrier = threading.Barrier(threads)
+
+    def act(number: int) -> T:
+        barrier.wait()
+        return action(number)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(act, range(threads)))
+
+
+def outcomes(claim: Claim | None) -> dict[str, str]:
+    """How the deliveries of a claim stand."""
+    assert claim is not None
+    return {sink: delivery.outcome.value for sink, delivery in claim.deliveries.items()}
+
+
+@pytest.mark.parametrize("_round", range(5))
+def test_of_many_that_claim_at_once_one_wins(claims: Claims, _round: int) -> None:
+    new = new_claim()
+    answers = at_once(lambda n: claims.claim(replace(new, holder=f"worker-{n}")))
+    [winner] = [answer.claim for answer in answers if isinstance(answer, Won)]
+    assert sum(isinstance(answer, Duplicate) for answer in answers) == THREADS - 1
+    kept = claims.get(new.id)
+    assert kept is not None
+    assert (kept.holder, kept.version) == (winner.holder, 1)
+
+
+@pytest.mark.parametrize("_round", range(5))
+def test_of_many_that_take_over_at_once_one_wins(
+    claims: Claims, overdue: Claims, _round: int
+) -> None:
+    new = new_claim()
+    overdue.claim(new)
+    taken = at_once(lambda n: claims.take_over(new.id, 1, f"sweep-{n}"))
+    [winner] = [claim for claim in taken if claim]
+    kept = claims.get(new.id)
+    assert kept == winner
+    assert (winner.version, winner.generation) == (2, 2)
+
+
+def test_of_many_that_reopen_at_once_one_wins(claims: Claims) -> None:
+    new = new_claim()
+    claims.claim(new)
+    settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
+
+    def reopen(number: int) -> Claim | None:
+        try:
+            return claims.reopen(new.id, "crm", f"by-hand-{number}")
+        except UnderWayError:
+            return None
+
+    [winner] = [claim for claim in at_once(reopen) if claim]
+    assert (winner.status, winner.generation) == (Status.PROCESSING, 2)
+
+
+def test_what_many_settle_at_once_loses_no_outcome(claims: Claims) -> None:
+    new = new_claim()
+    claims.claim(new)
+    told = reports(crm="failed")
+    statuses = at_once(
+        lambda n: settle_claim(claims, new.id, new.head, [told[n % len(SINKS)]], 1), threads=9
+    )
+    kept = claims.get(new.id)
+    assert kept is not None
+    assert outcomes(kept) == {"analytics": "delivered", "crm": "failed", "compliance": "delivered"}
+    assert kept.status == Status.PARTIAL_FAILURE
+    assert Status.PARTIAL_FAILURE in statuses
+    assert kept.audit[-1]["status"] == "partial_failure"
+    assert_chain_holds(list(kept.audit))
+
+
+def test_a_zombie_that_settles_after_a_take_over_is_merged(claims: Claims, overdue: Claims) -> None:
+    new = new_claim("zombie")
+    overdue.claim(new)
+    successor = claims.take_over(new.id, 1, "sweep")
+    assert successor is not None
+    settle_claim(claims, new.id, successor.head, reports(crm="failed"), successor.generation)
+
+    # The zombie wakes, with the head that it knew, and what it did in its generation.
+    zombie = reports(analytics="failed", compliance="failed")
+    status = settle_claim(claims, new.id, new.head, zombie, 1)
+
+    kept = claims.get(new.id)
+    assert kept is not None
+    assert status is kept.status is Status.COMPLETED
+    assert outcomes(kept) == dict.fromkeys(SINKS, "delivered")
+    assert [delivery.attempts for delivery in kept.deliveries.values()] == [2, 2, 2]
+    assert [record["status"] for record in kept.audit] == ["partial_failure", "completed"]
+    assert_chain_holds(list(kept.audit))
+
+
+def test_a_zombie_that_failed_takes_nothing_from_what_is_delivered(
+    claims: Claims, overdue: Claims
+) -> None:
+    new = new_claim("zombie")
+    overdue.claim(new)
+    successor = claims.take_over(new.id, 1, "sweep")
+    assert successor is not None
+    settle_claim(claims, new.id, successor.head, reports(), successor.generation)
+
+    zombie = reports(**dict.fromkeys(SINKS, "failed"))
+    assert settle_claim(claims, new.id, new.head, zombie, 1) is Status.COMPLETED
+
+    kept = claims.get(new.id)
+    assert outcomes(kept) == dict.fromkeys(SINKS, "delivered")
+    assert kept is not None
+    assert kept.due_at is None
+    assert_chain_holds(list(kept.audit))
+
+
+def test_a_zombie_that_settles_first_leaves_the_successor_its_work(
+    claims: Claims, overdue: Claims
+) -> None:
+    new = new_claim("zombie")
+    overdue.claim(new)
+    successor = claims.take_over(new.id, 1, "sweep")
+    assert successor is not None
+
+    settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
+    settle_claim(claims, new.id, successor.head, reports(), successor.generation)
+
+    kept = claims.get(new.id)
+    assert kept is not None
+    assert (kept.status, outcomes(kept)["crm"]) == (Status.COMPLETED, "delivered")
+    assert_chain_holds(list(kept.audit))
+
+
+def test_settling_twice_is_settling_once(claims: Claims) -> None:
+    new = new_claim()
+    claims.claim(new)
+    told = reports(crm="failed")
+    settle_claim(claims, new.id, new.head, told, 1)
+    once = claims.get(new.id)
+    settle_claim(claims, new.id, new.head, told, 1)
+    settle_claim(claims, new.id, None, told, 1)
+    assert claims.get(new.id) == once
+
+
+def test_a_claim_with_another_payload_is_a_conflict(claims: Claims) -> None:
+    new = new_claim()
+    assert isinstance(claims.claim(new), Won)
+    answer = claims.claim(replace(new, holder="b", payload_sha256="another"))
+    assert isinstance(answer, Conflict)
+    assert claims.get(new.id) == answer.claim
+
+
+def test_whoever_finds_its_own_claim_has_won(claims: Claims) -> None:
+    new = new_claim("a")
+    claims.claim(new)
+    answer = claims.claim(new)
+    assert isinstance(answer, Won)
+    assert answer.claim.version == 1
+
+
+def test_a_claim_past_its_lease_goes_to_whoever_claims_it_next(
+    claims: Claims, overdue: Claims
+) -> None:
+    new = new_claim("a")
+    overdue.claim(new)
+    answer = claims.claim(replace(new, holder="b"))
+    assert isinstance(answer, Won)
+    assert (answer.claim.holder, answer.claim.generation) == ("b", 2)
+    assert isinstance(claims.claim(replace(new, holder="c")), Duplicate)
+
+
+def test_a_claim_past_its_retention_counts_as_absent(client: Any, table: str) -> None:
+    expired = Claims(client, table, lease=600, retention_days=-1)
+    new = new_claim("a")
+    expired.claim(new)
+    answer = expired.claim(replace(new, holder="b"))
+    assert isinstance(answer, Won)
+    assert (answer.claim.holder, answer.claim.version) == ("b", 1)
+
+
+def test_nobody_takes_over_what_is_not_overdue(claims: Claims) -> None:
+    new = new_claim()
+    claims.claim(new)
+    assert claims.take_over(new.id, 1, "sweep") is None
+    assert claims.take_over("nobody-knows-it", 1, "sweep") is None
+
+
+def test_nobody_takes_over_what_has_settled(claims: Claims, overdue: Claims) -> None:
+    new = new_claim()
+    overdue.claim(new)
+    settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
+    assert claims.take_over(new.id, 2, "sweep") is None
+
+
+def test_only_what_has_something_left_to_do_is_due(claims: Claims, overdue: Claims) -> None:
+    waiting, late, settled = new_claim(), new_claim(), new_claim()
+    claims.claim(waiting)
+    overdue.claim(late)
+    overdue.claim(settled)
+    settle_claim(claims, settled.id, settled.head, reports(), 1)
+
+    due_now = {due.key for due in claims.due()}
+    due_ever = {due.key for due in claims.due(until=2**40)}
+
+    assert late.id in due_now
+    assert waiting.id in due_ever - due_now
+    assert settled.id not in due_ever
+
+
+def test_a_claim_comes_back_as_it_was_written(claims: Claims) -> None:
+    new = new_claim(notes=("a note",), payload='{"name": "Zoë"}'.encode())
+    answer = claims.claim(new)
+    assert isinstance(answer, Won)
+    kept = claims.get(new.id)
+    assert kept == replace(answer.claim, notes=["a note"])
+
+
+def test_what_is_not_there_is_not_settled(claims: Claims) -> None:
+    gone = new_claim()
+    with pytest.raises(ClaimNotFoundError):
+        settle_claim(claims, gone.id, gone.head, reports(), 1)
+    with pytest.raises(ClaimNotFoundError):
+        settle_claim(claims, gone.id, None, reports(), 1)
+    assert claims.get(gone.id) is None
+
+
+def test_a_table_that_is_not_there_is_an_error_to_try_again(client: Any) -> None:
+    nowhere = Claims(client, "no-such-table", lease=600, retention_days=30)
+    with pytest.raises(StoreError, match="ResourceNotFoundException"):
+        nowhere.get("a")

@@ -1,0 +1,73 @@
+"""What an event costs in DynamoDB, counted on the wire between the workers and the table."""
+
+import pytest
+from celery import Celery
+
+from embedded.sinks import SampleSinks
+
+from .envelopes import envelope
+from .system import IngestContainer, System, TaskEvents
+
+
+@pytest.fixture(autouse=True)
+def _count_from_here(system: System) -> None:
+    system.dynamodb.forget()
+
+
+def test_two_writes_and_no_read_an_event(
+    system: System, ingest: IngestContainer, task_events: TaskEvents
+) -> None:
+    claim = system.settle(envelope())
+    task_events.wait_for(f"{claim.id}.settle.1")
+    assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem"]
+
+
+def test_no_more_where_deliveries_are_tried_again(
+    system: System, sinks: SampleSinks, task_events: TaskEvents
+) -> None:
+    sinks.behave("crm", "status", status=503, retry_after=0)
+    sinks.behave("analytics", "status", status=400)
+    claim = system.settle(envelope())
+    task_events.wait_for(f"{claim.id}.settle.1")
+    assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem"]
+
+
+def test_one_write_a_duplicate(
+    system: System, ingest: IngestContainer, task_events: TaskEvents
+) -> None:
+    event = envelope()
+    claim = system.settle(event)
+    for _ in range(3):
+        system.accept(event)
+    task_events.wait_for(f"{claim.id}.process.", count=4)
+    assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem", *["PutItem"] * 3]
+
+
+def test_one_write_a_conflict(
+    system: System, ingest: IngestContainer, task_events: TaskEvents
+) -> None:
+    event = envelope()
+    claim = system.settle(event)
+    system.accept(envelope(id=event["id"]))
+    task_events.wait_for(f"{claim.id}.process.", count=2)
+    assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem", "PutItem"]
+
+
+def test_one_write_an_invalid_event(
+    system: System, ingest: IngestContainer, task_events: TaskEvents
+) -> None:
+    claim = system.settle(envelope(metadata={"region": "mars-1"}))
+    task_events.wait_for(f"{claim.id}.process.")
+    assert system.dynamodb.calls(claim.id) == ["PutItem"]
+
+
+def test_one_read_and_two_writes_a_delivery_by_hand(
+    system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
+) -> None:
+    sinks.behave("crm", "status", status=400)
+    claim = system.settle(envelope())
+    sinks.behave("crm")
+    system.dynamodb.forget()
+    app.send_task("deliver.crm", [claim.id], task_id=f"{claim.id}.crm.by-hand")
+    task_events.wait_for(f"{claim.id}.settle.2")
+    assert system.dynamodb.calls(claim.id) == ["GetItem", "UpdateItem", "UpdateItem"]

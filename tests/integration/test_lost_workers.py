@@ -1,0 +1,330 @@
+"""Workers and messages that are lost at the worst moments: the event is finished all the same."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from pytest_celery import CeleryTestSetup
+
+from embedded.sinks import SampleSinks
+from tasks.claims import Claim
+
+from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from .nodes import running
+from .system import System, TaskEvents
+from .waiting import eventually
+from .wiretap import lose_the_answer
+
+#: One short try a delivery, so that a lease can be short.
+QUICK = {
+    f"{sink.upper()}_{name}": value
+    for sink in SINKS
+    for name, value in {
+        "MAX_TRIES": "1",
+        "BACKOFF_CAP_SECONDS": "1",
+        "RETRY_AFTER_CAP_SECONDS": "1",
+        "CONNECT_TIMEOUT_SECONDS": "1",
+        "READ_TIMEOUT_SECONDS": "2",
+    }.items()
+}
+
+#: What may come to the rescue, by the settings that leave the rest out of the game.
+RESCUES = {
+    "sweep": {"CLAIM_LEASE_SECONDS": "4", "VISIBILITY_TIMEOUT_SECONDS": "3600"},
+    "redelivery": {"CLAIM_LEASE_SECONDS": "3600", "VISIBILITY_TIMEOUT_SECONDS": "2"},
+    "both": {"CLAIM_LEASE_SECONDS": "4", "VISIBILITY_TIMEOUT_SECONDS": "2"},
+}
+
+
+@pytest.fixture(scope="module")
+def rescue(request: pytest.FixtureRequest) -> str:
+    """What comes to the rescue: the sweep, unless a test asks for others."""
+    return getattr(request, "param", "sweep")
+
+
+@pytest.fixture(scope="module")
+def breakable_system(
+    rescue: str,
+    aws_url: str,
+    sample_sinks: SampleSinks,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[System]:
+    """A system with beat and short leases."""
+    folder = tmp_path_factory.mktemp(rescue)
+    settings = {"SWEEP_INTERVAL_SECONDS": "1", **QUICK, **RESCUES[rescue]}
+    with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **settings) as system:
+        yield system
+
+
+@pytest.fixture
+def system(breakable_system: System, sinks: SampleSinks) -> System:
+    """The same, with whatever the test before has broken mended."""
+    if breakable_system.worker.status != "running":
+        breakable_system.worker.restart()
+    breakable_system.dynamodb.forget()
+    return breakable_system
+
+
+def hang_in_crm(system: System, sinks: SampleSinks) -> tuple[Envelope, str]:
+    """Bring an event to where the CRM does not answer, and every other sink has it."""
+    event = envelope()
+    sinks.behave("crm", "hang", seconds=20, times=1)
+    key = system.accept(event)
+    eventually(lambda: all(system.calls(event).values()), what="every sink was called")
+    for sink in ("analytics", "compliance"):
+        system.task_events.wait_for(f"{key}.{sink}.1", "succeeded")
+    return event, key
+
+
+def be_slow_in_crm(system: System, sinks: SampleSinks) -> tuple[Envelope, str]:
+    """Bring an event to where the CRM takes its time to answer, and every other sink was called."""
+    event = envelope()
+    sinks.behave("crm", "slow", seconds=1, times=1)
+    key = system.accept(event)
+    eventually(lambda: all(system.calls(event).values()), what="every sink was called")
+    return event, key
+
+
+def assert_finished(system: System, event: Envelope, claim: Claim) -> None:
+    """Every sink has it, under the same key however often; and nothing is left to do."""
+    assert claim.status == "completed"
+    for sink in SINKS:
+        assert {request.key for request in system.calls(event)[sink]} == {f"{claim.id}:{sink}"}
+    assert len(claim.audit) == 1
+    assert_chain_holds(claim.audit)
+    assert claim.id not in system.due()
+    assert "holder" not in system.item(claim.id)
+
+
+@pytest.mark.parametrize("rescue", RESCUES, indirect=True)
+def test_a_worker_killed_in_the_middle_of_a_delivery(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = hang_in_crm(system, sinks)
+
+    celery_setup.worker.kill()
+    assert celery_setup.worker.container.children() == []
+    celery_setup.worker.restart()
+
+    claim = system.settled(key)
+    assert_finished(system, event, claim)
+    assert len(system.calls(event)["crm"]) >= 2
+
+
+def test_a_worker_that_stays_away_and_another_in_its_place(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = hang_in_crm(system, sinks)
+    celery_setup.worker.kill()
+    with running(system.make_worker("other")) as other:
+        assert_finished(system, event, system.settled(key))
+        assert f"took over {key}, overdue: generation 2" in other.logs()
+
+
+def test_the_main_process_killed_and_its_pool_alive(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = be_slow_in_crm(system, sinks)
+    celery_setup.worker.container.kill_main()
+    celery_setup.worker.restart()
+    assert_finished(system, event, system.settled(key))
+
+
+def test_a_pool_process_killed_in_the_middle_of_a_delivery(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = hang_in_crm(system, sinks)
+    os.kill(system.pool_process_of(celery_setup.app, f"{key}.crm.1"), signal.SIGKILL)
+    assert_finished(system, event, system.settled(key))
+    assert len(system.calls(event)["crm"]) >= 2
+    assert celery_setup.worker.container.status == "running"
+
+
+def test_a_worker_killed_once_the_claim_is_written(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event = envelope()
+    system.dynamodb.before_answer("PutItem", event["id"], celery_setup.worker.kill)
+
+    key = system.accept(event)
+    eventually(lambda: celery_setup.worker.container.status == "exited")
+    assert system.claim(key).status == "processing"
+    assert system.calls(event)["crm"] == []
+    celery_setup.worker.restart()
+
+    claim = system.settled(key)
+    assert_finished(system, event, claim)
+    assert claim.generation == 2
+
+
+def test_a_worker_killed_once_the_status_is_written(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event = envelope()
+    system.dynamodb.before_answer("UpdateItem", event["id"], celery_setup.worker.kill)
+
+    key = system.accept(event)
+    claim = system.settled(key)
+    eventually(lambda: celery_setup.worker.container.status == "exited")
+    celery_setup.worker.restart()
+
+    assert_finished(system, event, claim)
+    # Whatever comes to life again after the kill finds nothing to do.
+    after = system.settle(envelope())
+    assert after.status == "completed"
+    assert system.claim(key) == claim
+
+
+def test_a_message_that_is_lost(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    queue = system.broker.client
+    event = envelope()
+    celery_setup.app.control.cancel_consumer("deliver.crm", reply=True, limit=1)
+    key = system.accept(event)
+    eventually(lambda: queue.llen("deliver.crm") == 1)
+    eventually(lambda: system.calls(event)["analytics"] and system.calls(event)["compliance"])
+
+    queue.delete("deliver.crm")
+    celery_setup.app.control.add_consumer("deliver.crm", reply=True, limit=1)
+
+    claim = system.settled(key)
+    assert_finished(system, event, claim)
+    assert (claim.generation, len(system.calls(event)["crm"])) == (2, 1)
+
+
+def test_a_worker_asked_to_stop_finishes_what_it_delivers(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = be_slow_in_crm(system, sinks)
+
+    assert celery_setup.worker.container.stop() == 0
+    system.task_events.wait_for(f"{key}.crm.1", "succeeded")
+    assert [len(calls) for calls in system.calls(event).values()] == [1, 1, 1]
+    celery_setup.worker.restart()
+
+    assert_finished(system, event, system.settled(key))
+
+
+def test_redis_killed_with_accepted_events_in_it(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    celery_setup.worker.kill()
+    events = [envelope() for _ in range(20)]
+    for event in events:
+        system.accept(event)
+
+    celery_setup.broker.kill()
+    celery_setup.broker.restart()
+    celery_setup.worker.restart()
+
+    for event in events:
+        assert_finished(system, event, system.settled(event["id"]))
+
+
+def test_redis_killed_in_the_middle_of_a_delivery(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = be_slow_in_crm(system, sinks)
+
+    celery_setup.broker.kill()
+    celery_setup.broker.restart()
+
+    def settled() -> bool:
+        if celery_setup.worker.container.status == "exited":  # whoever supervises it does this
+            celery_setup.worker.restart()
+        return system.claim(key).status != "processing"
+
+    eventually(settled)
+    assert_finished(system, event, system.claim(key))
+
+
+def test_a_worker_outlives_redis(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    be_slow_in_crm(system, sinks)
+
+    celery_setup.broker.kill()
+    celery_setup.broker.restart()
+
+    system.settled(system.accept(envelope()), seconds=10)
+    assert celery_setup.worker.container.status == "running"
+
+
+@pytest.mark.parametrize("rescue", ["both"], indirect=True)
+def test_redis_full_for_a_while(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    events = [envelope() for _ in range(20)]
+    sinks.behave("crm", "slow", seconds=0.2, times=20)
+    for event in events:
+        system.accept(event)
+    redis = system.broker.client
+
+    redis.config_set("maxmemory", "1")
+    worker = celery_setup.worker
+    worker.wait_for_log("Redis takes no writes")
+    assert system.ingest.post(envelope()).status == 503
+    redis.config_set("maxmemory", "0")
+
+    for event in events:
+        assert_finished(system, event, system.settled(event["id"]))
+    assert worker.container.status == "running"
+
+
+def test_all_of_redis_lost(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = hang_in_crm(system, sinks)
+    celery_setup.worker.kill()
+    celery_setup.broker.container.client.flushall()
+    celery_setup.worker.restart()
+    assert_finished(system, event, system.settled(key))
+
+
+def test_the_answer_to_the_claim_lost(
+    system: System, sinks: SampleSinks, task_events: TaskEvents
+) -> None:
+    event = envelope()
+    system.dynamodb.before_answer("PutItem", event["id"], lose_the_answer)
+
+    claim = system.settle(event)
+
+    assert_finished(system, event, claim)
+    assert claim.generation == 1, "whoever finds its own claim goes on with it"
+    assert {sink: len(calls) for sink, calls in system.calls(event).items()} == dict.fromkeys(
+        SINKS, 1
+    )
+    assert system.dynamodb.calls(claim.id).count("PutItem") == 2
+
+
+def test_the_answer_to_the_settling_lost(
+    system: System, sinks: SampleSinks, task_events: TaskEvents
+) -> None:
+    event = envelope()
+    system.dynamodb.before_answer("UpdateItem", event["id"], lose_the_answer)
+
+    claim = system.settle(event)
+    task_events.wait_for(f"{claim.id}.settle.1", "succeeded")
+
+    assert_finished(system, event, system.claim(claim.id))
+    assert system.claim(claim.id) == claim
+    assert system.audit_log(claim.id) == claim.audit
+
+
+def test_an_event_that_comes_again_takes_over_what_is_overdue(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event = envelope()
+    system.dynamodb.before_answer("PutItem", event["id"], celery_setup.worker.kill)
+    system.accept(event)
+    eventually(lambda: celery_setup.worker.container.status == "exited")
+    assert system.beat is not None
+    system.beat.pause()
+    try:
+        system.change(event["id"], "due_at", {"N": "1"})
+        celery_setup.worker.restart()
+        assert_finished(system, event, system.settle(event))
+    finally:
+        system.beat.unpause()

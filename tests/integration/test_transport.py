@@ -1,0 +1,140 @@
+"""Our transport on a real Redis: a message is taken and noted in one step."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kombu import Connection, Queue
+from kombu.transport import redis as stock
+
+from tasks.transport import NO_MESSAGES, Transport, bell_of
+
+from .nodes import RedisContainer, running
+
+QUEUE = Queue("events", routing_key="events")
+
+
+@pytest.fixture(scope="module")
+def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisContainer]:
+    """Redis."""
+    with running(RedisContainer(tmp_path_factory.mktemp("broker"))) as redis:
+        yield redis
+
+
+@pytest.fixture
+def connection(broker: RedisContainer) -> Iterator[Connection]:
+    """A connection by our transport to an empty Redis."""
+    broker.client.flushall()
+    with Connection(broker.url, transport=Transport) as connection:
+        yield connection
+
+
+def publish(connection: Connection, body: Any) -> None:
+    """Publish one message."""
+    with connection.channel() as channel, connection.Producer(channel) as producer:
+        producer.publish(body, exchange="", routing_key="events", declare=[QUEUE])
+
+
+def take(connection: Connection, seconds: float = 5) -> list[Any]:
+    """Take what comes first; nobody acknowledges it."""
+    taken: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=taken.append):
+        while not taken:
+            connection.drain_events(timeout=seconds)
+    return taken
+
+
+def test_what_is_taken_is_noted_until_it_is_acknowledged(
+    connection: Connection, broker: RedisContainer
+) -> None:
+    publish(connection, {"n": 1})
+    (message,) = take(connection)
+    assert message.payload == {"n": 1}
+    assert broker.client.hkeys("unacked") == [message.delivery_tag]
+    assert broker.client.zrange("unacked_index", 0, -1) == [message.delivery_tag]
+    assert broker.client.llen("events") == 0
+    message.ack()
+    assert not broker.client.exists("unacked", "unacked_index")
+
+
+def test_what_is_rejected_goes_back(connection: Connection, broker: RedisContainer) -> None:
+    publish(connection, {"n": 1})
+    (message,) = take(connection)
+    message.requeue()
+    assert broker.client.llen("events") == 1
+    assert not broker.client.exists("unacked", "unacked_index")
+    (again,) = take(connection)
+    assert again.payload == {"n": 1}
+    assert again.delivery_info["redelivered"]
+
+
+def test_messages_come_in_the_order_they_went_in(connection: Connection) -> None:
+    for number in range(5):
+        publish(connection, number)
+    taken = [take(connection)[0] for _ in range(5)]
+    assert [message.payload for message in taken] == [0, 1, 2, 3, 4]
+
+
+def test_whoever_waits_is_woken(connection: Connection, broker: RedisContainer) -> None:
+    taken: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=taken.append):
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=0.2)  # from now on it waits for the bell
+        with Connection(broker.url, transport=Transport) as other:
+            publish(other, "woken")
+        connection.drain_events(timeout=5)
+    assert [message.payload for message in taken] == ["woken"]
+
+
+def test_a_stock_publisher_is_heard(connection: Connection, broker: RedisContainer) -> None:
+    with Connection(broker.url, transport=stock.Transport) as other:
+        publish(other, "by hand")
+    assert not broker.client.exists(bell_of("events"))
+    assert take(connection)[0].payload == "by hand"
+
+
+def test_bells_do_not_pile_up(connection: Connection, broker: RedisContainer) -> None:
+    for number in range(100):
+        publish(connection, number)
+    assert 0 < broker.client.zcard(bell_of("events")) <= 16
+
+
+def test_what_is_no_message_is_kept_and_reported(
+    connection: Connection, broker: RedisContainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    junk = ["not JSON", "[]", '{"properties": {}}', '{"properties": {"delivery_info": 1}}']
+    broker.client.lpush("events", *junk)
+    publish(connection, "behind it")
+    assert take(connection)[0].payload == "behind it"
+    assert broker.client.lrange(NO_MESSAGES, 0, -1) == junk[::-1]
+    assert caplog.text.count("what is no message") == len(junk)
+    assert "not JSON" not in caplog.text
+
+
+def test_a_full_redis_keeps_what_cannot_be_noted(
+    connection: Connection, broker: RedisContainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(connection, "kept")
+    taken: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=taken.append):
+        broker.client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.5)
+            assert broker.client.llen("events") == 1
+            assert "Redis takes no writes" in caplog.text
+        finally:
+            broker.client.config_set("maxmemory", "0")
+        connection.drain_events(timeout=5)
+    assert [message.payload for message in taken] == ["kept"]
+
+
+def test_text_of_any_kind_survives_being_noted(
+    connection: Connection, broker: RedisContainer
+) -> None:
+    body = {"text": '"quotes", \\, /, ü, \u2028, \0', "empty": [], "number": 1e300, "n": None}
+    publish(connection, body)
+    (message,) = take(connection)
+    message.requeue()
+    assert take(connection)[0].payload == body

@@ -1,0 +1,132 @@
+"""A tap on the wire between workers and DynamoDB: counts calls, and lets answers go astray."""
+
+import contextlib
+import http.client
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+
+class Call(NamedTuple):
+    """One request that reached DynamoDB: ``PutItem`` and so on, and the claim it was about."""
+
+    operation: str
+    key: str | None
+    status: int
+
+
+class LostAnswerError(Exception):
+    """Raised by an action to keep an answer from arriving."""
+
+
+Action = Callable[[], None]
+
+
+def lose_the_answer() -> None:
+    """An action: the table did it, and whoever asked does not learn so."""
+    raise LostAnswerError
+
+
+class Wiretap:
+    """A proxy on loopback in front of an AWS endpoint, from ``with`` to its end."""
+
+    def __init__(self, target: str) -> None:
+        """Listen; ``target`` is the endpoint's URL."""
+        self.target = urlsplit(target).netloc
+        self._calls: list[Call] = []
+        self._actions: dict[tuple[str, str], list[Action]] = {}
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.tap = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05])
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Wiretap":
+        """Start to answer."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def calls(self, key: str) -> list[str]:
+        """Name the operations on one claim, in their order, and those that name no claim."""
+        with self._lock:
+            return [call.operation for call in self._calls if call.key in (key, None)]
+
+    def forget(self) -> None:
+        """Count from here on."""
+        with self._lock:
+            self._calls.clear()
+            self._actions.clear()
+
+    def before_answer(self, operation: str, key: str, action: Action) -> None:
+        """Once DynamoDB has done this to that claim, act before the answer is passed on; once."""
+        with self._lock:
+            self._actions.setdefault((operation, key), []).append(action)
+
+    def note(self, call: Call) -> Action | None:
+        """Count a call, and tell what to do before it is answered."""
+        with self._lock:
+            self._calls.append(call)
+            waiting = self._actions.get((call.operation, call.key or ""))
+            return waiting.pop(0) if waiting else None
+
+
+class _Server(ThreadingHTTPServer):
+    tap: Wiretap
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: a worker that was killed does not wait for its answer."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    timeout = 60
+
+    def do_POST(self) -> None:
+        """Every call of DynamoDB is one."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status, headers, answer = self._ask(body)
+        operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+        action = self.server.tap.note(Call(operation, _key_of(json.loads(body)), status))
+        try:
+            if action:
+                action()
+        except LostAnswerError:
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self.server.tap.target, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("POST", self.path, body, dict(self.headers.items()))
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def _key_of(request: dict[str, Any]) -> str | None:
+    keys = request.get("Key") or request.get("Item") or {}
+    key: str | None = keys.get("id", {}).get("S")
+    return key

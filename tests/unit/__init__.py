@@ -1,0 +1,1 @@
+"""Plain functions: no Redis, no DynamoDB, and no network beyond a loopback server."""

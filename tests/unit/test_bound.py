@@ -1,0 +1,19 @@
+import pytest
+
+from tasks.bound import settled_within
+from tasks.settings import load
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 5 * (300 + 10 + 600 + 30)),
+        ({"MAX_DISPATCHES": "1"}, 300 + 10 + 600 + 30),
+        ({"VISIBILITY_TIMEOUT_SECONDS": "301"}, 5 * (301 + 10 + 600 + 30)),
+        ({"CLAIM_LEASE_SECONDS": "700"}, 5 * (300 + 10 + 700 + 30)),
+        ({"SWEEP_INTERVAL_SECONDS": "5"}, 5 * (300 + 10 + 600 + 5)),
+    ],
+    ids=["defaults", "dispatches", "visibility", "lease", "sweep"],
+)
+def test_the_bound_is_what_its_formula_says(changes, seconds):
+    assert settled_within(load(changes)) == seconds

@@ -1,0 +1,83 @@
+"""What Celery is told, as far as it needs no broker: one in this process's memory stands in."""
+
+import pytest
+from celery import Celery
+
+from tasks.celery import EventTask, app, message_options
+from tasks.deliver import TASKS
+from tasks.sinks import SINKS
+
+PRIVATE = {"event": {"accountId": "Jane-Doe-4711"}}
+
+
+@pytest.fixture
+def in_memory():
+    in_memory = Celery("test", broker="memory://", task_cls=EventTask, set_as_current=False)
+    in_memory.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=False)
+    return in_memory
+
+
+def headers_of(in_memory, **options):
+    """The headers of a published message: what Flower, logs and task events are made from."""
+
+    @in_memory.task(name="deliver.test", shared=False)
+    def deliver(*_, **__):
+        pass
+
+    with in_memory.connection_for_write() as connection:
+        deliver.apply_async(connection=connection, **options)
+        queue = connection.SimpleQueue("celery")
+        message = queue.get(timeout=1)
+        message.ack()
+        queue.close()
+        return message.headers
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"args": ("id-1", PRIVATE)}, "('id-1',)"),
+        ({"args": ("id-1",), "kwargs": PRIVATE}, "('id-1',)"),
+        ({"kwargs": PRIVATE}, "()"),
+        ({}, "()"),
+        ({"args": ("id-1", PRIVATE), "argsrepr": "Jane-Doe-4711"}, "('id-1',)"),
+    ],
+    ids=["arguments", "keywords", "no-key", "nothing", "asked-otherwise"],
+)
+def test_a_message_shows_the_key_and_nothing_else(in_memory, options, shown):
+    headers = headers_of(in_memory, **options)
+    assert headers["argsrepr"] == shown
+    assert headers["kwargsrepr"] == "{}"
+    assert "Jane" not in str(headers)
+
+
+def test_what_is_shown_of_a_message():
+    assert message_options("id-1") == {
+        "argsrepr": "('id-1',)",
+        "kwargsrepr": "{}",
+        "headers": {"message_schema": 1},
+    }
+
+
+def test_every_task_of_the_interface_is_there_in_its_queue():
+    deliveries = [f"deliver.{sink}" for sink in SINKS]
+    app.loader.import_default_modules()
+    assert {"process_event", "settle", "sweep", *deliveries} <= set(app.tasks)
+    assert {queue.name for queue in app.conf.task_queues} == {"events", "settle", *deliveries}
+    routes = {name: app.conf.task_routes[name]["queue"] for name in (*deliveries, "process_event")}
+    assert routes == {name: name for name in deliveries} | {"process_event": "events"}
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_a_delivery_task_follows_its_sinks_policy(name):
+    task, policy = TASKS[name], SINKS[name].policy
+    assert task.name == f"deliver.{name}"
+    assert task.max_retries == policy.tries - 1
+    assert policy.attempt < task.soft_time_limit < task.time_limit
+
+
+def test_a_message_is_gone_only_when_its_task_is_done():
+    assert app.conf.task_acks_late
+    assert app.conf.task_reject_on_worker_lost
+    longest = max(sink.policy.backoff_cap for sink in SINKS.values())
+    assert app.conf.broker_transport_options["visibility_timeout"] > longest

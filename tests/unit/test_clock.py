@@ -1,0 +1,48 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
+
+moments = st.datetimes(
+    min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - Hypothesis adds the zone
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+    allow_imaginary=False,
+).filter(lambda moment: moment.year < 9999)
+
+
+def test_now_is_in_utc():
+    assert now().utcoffset() == timedelta(0)
+
+
+def test_times_are_utc_milliseconds_with_a_z():
+    moment = datetime(2026, 1, 31, 13, 0, 0, 5678, timezone(timedelta(hours=1)))
+    assert to_rfc3339(moment) == "2026-01-31T12:00:00.005Z"
+    assert to_rfc3339(datetime(2026, 1, 31, tzinfo=UTC)) == "2026-01-31T00:00:00.000Z"
+
+
+@given(moments)
+def test_a_time_comes_back_to_the_millisecond(moment):
+    assert abs(from_rfc3339(to_rfc3339(moment)) - moment) < timedelta(milliseconds=1)
+
+
+@given(moments, moments)
+def test_times_sort_as_their_moments_do(one, other):
+    if to_rfc3339(one) < to_rfc3339(other):
+        assert one < other
+
+
+@pytest.mark.parametrize("text", ["2026-01-31T12:00:00", "noon", "", "2026-01-31"])
+def test_a_text_that_is_no_time_or_has_no_zone_is_refused(text):
+    with pytest.raises(ValueError, match=r"time zone|isoformat"):
+        from_rfc3339(text)
+
+
+@given(moments, st.integers(0, 10**9))
+def test_what_elapsed_is_in_milliseconds_and_never_negative(moment, milliseconds):
+    moment = moment.replace(year=2026, day=1)
+    later = moment + timedelta(milliseconds=milliseconds)
+    assert elapsed_ms(to_rfc3339(moment), to_rfc3339(later)) == milliseconds
+    assert elapsed_ms(to_rfc3339(later), to_rfc3339(moment)) == 0

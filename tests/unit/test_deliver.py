@@ -1,0 +1,341 @@
+import json
+import socket
+import threading
+import time
+import traceback
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from requests.adapters import BaseAdapter
+
+from tasks.deliver import judge, post, seconds_of
+from tasks.errors import DeliveryError, TransientDeliveryError
+from tasks.events import canonical_json
+from tasks.sinks import Policy
+
+from .loopback import answers, sends_and_closes, sends_and_trickles, sends_and_waits, sink_that
+
+NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+
+
+# ── What an answer means ──────────────────────────────────────────────────────────────────────
+
+DELIVERED = [200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 299]
+TRANSIENT = [408, 425, 429, 500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599]
+FINAL = [400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418]
+FINAL += [421, 422, 423, 424, 426, 428, 431, 451, 499]
+REDIRECTS = [300, 301, 302, 303, 304, 305, 307, 308, 399]
+NO_ANSWER = [101, 102, 103, 199]
+
+
+@pytest.mark.parametrize("status", DELIVERED)
+def test_a_2xx_is_delivered(status):
+    assert judge(status, None, NOW) is None
+    assert judge(status, "120", NOW) is None
+
+
+@pytest.mark.parametrize("status", TRANSIENT)
+def test_what_may_pass_is_tried_again(status):
+    error = judge(status, None, NOW)
+    assert type(error) is TransientDeliveryError
+    assert str(error).split()[0] == str(status)
+    assert error.retry_after is None
+    assert judge(status, "120", NOW).retry_after == 120.0
+
+
+@pytest.mark.parametrize("status", FINAL + NO_ANSWER)
+def test_what_will_not_pass_is_final(status):
+    error = judge(status, "120", NOW)
+    assert type(error) is DeliveryError
+    assert str(error).split()[0] == str(status)
+
+
+@pytest.mark.parametrize("status", REDIRECTS)
+def test_a_redirect_is_final_and_says_so(status):
+    error = judge(status, None, NOW)
+    assert type(error) is DeliveryError
+    assert str(error).endswith("redirects are not followed")
+
+
+def test_an_answer_is_told_with_its_phrase_where_it_has_one():
+    assert str(judge(404, None, NOW)) == "404 Not Found"
+    assert str(judge(599, None, NOW)) == "599"
+
+
+# ── Retry-After ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        pytest.param("0", 0.0, id="at-once"),
+        pytest.param("120", 120.0, id="seconds"),
+        pytest.param(" 120 ", 120.0, id="spaces"),
+        pytest.param("0007", 7.0, id="leading-zeros"),
+        pytest.param("Sat, 31 Jan 2026 12:02:00 GMT", 120.0, id="date"),
+        pytest.param("Saturday, 31-Jan-26 12:02:00 GMT", 120.0, id="rfc-850-date"),
+        pytest.param("Sat Jan 31 12:02:00 2026", 120.0, id="asctime-date"),
+        pytest.param("Sat, 31 Jan 2026 14:02:00 +0200", 120.0, id="date-of-another-zone"),
+        pytest.param("Sat, 31 Jan 2026 11:59:59 GMT", 0.0, id="past-date"),
+        pytest.param("Thu, 01 Jan 1970 00:00:00 GMT", 0.0, id="long-past-date"),
+        pytest.param(None, None, id="none"),
+        pytest.param("", None, id="empty"),
+        pytest.param("   ", None, id="blank"),
+        pytest.param("soon", None, id="garbage"),
+        pytest.param("-5", None, id="negative"),
+        pytest.param("+5", None, id="signed"),
+        pytest.param("1.5", None, id="fraction"),
+        pytest.param("1e3", None, id="exponent"),
+        pytest.param("5, 10", None, id="two"),
+        pytest.param("٣", None, id="another-script"),
+        pytest.param("²", None, id="superscript"),
+        pytest.param("Sat, 31 Feb 2026 12:00:00 GMT", None, id="no-such-day"),
+        pytest.param("Sat, 31 Jan 2026 25:00:00 GMT", None, id="no-such-hour"),
+        pytest.param("Mon, 99999999999 Jan 2026 00:00:00 GMT", None, id="day-beyond-an-int"),
+        pytest.param("8 Jan 6 12:00:00 +70893626853855", None, id="zone-beyond-a-day"),
+    ],
+)
+def test_retry_after_is_read_in_both_forms(text, seconds):
+    assert seconds_of(text, NOW) == seconds
+
+
+def test_a_retry_after_of_ages_is_just_long():
+    assert seconds_of("9" * 400, NOW) > 10**8
+    assert seconds_of("Fri, 31 Dec 9999 23:59:59 GMT", NOW) > 10**8
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_a_date_and_its_seconds_say_the_same(seconds):
+    date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
+    assert seconds_of(date, NOW) == max(0, seconds)
+
+
+header_texts = st.text(st.characters(codec="latin-1"), max_size=30)
+dates_gone_wrong = st.from_regex(
+    r"(Mon, )?\d{1,12} (Jan|Dec) -?\d{1,6} \d{1,3}:\d{1,3}(:\d{1,12})?( (GMT|[+-]\d{1,14}))?",
+    fullmatch=True,
+    alphabet=st.characters(codec="ascii"),
+)
+
+
+@given(header_texts | dates_gone_wrong, st.sampled_from([429, 503]))
+def test_whatever_a_sink_says_in_retry_after_it_is_an_answer(text, status):
+    error = judge(status, text, NOW)
+    assert type(error) is TransientDeliveryError
+    assert error.retry_after is None or error.retry_after >= 0
+
+
+# ── One attempt, over a real socket ───────────────────────────────────────────────────────────
+
+BODY = {"type": "created", "interactionId": "Jané-4711", "accountId": "account-1"}
+KEY = "6a7e8feb-b491-4cf7-a9f1-bf3703467718@june:crm"
+PATIENT = Policy(connect_timeout=2, read_timeout=5)
+HASTY = Policy(connect_timeout=2, read_timeout=0.5)
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.fixture
+def session():
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy between us and the loopback
+        yield session
+
+
+def refusal_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
+    """The error of one attempt; its traceback, which Flower shows, gives nothing away."""
+    with pytest.raises(DeliveryError) as raised:
+        post(session, url, BODY, KEY, policy)
+    assert type(raised.value) is kind
+    shown = "".join(traceback.format_exception(raised.value))
+    for private in ("127.0.0.1", "secret", "4711", "account-1"):
+        assert private not in shown
+    return raised.value
+
+
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "204 No Content"])
+def test_a_2xx_is_a_delivery(session, status):
+    with sink_that(answers(status)) as sink:
+        post(session, sink.url, BODY, KEY, PATIENT)
+    assert len(sink.requests) == 1
+
+
+def test_the_request_is_what_the_interface_says(session):
+    with sink_that(answers("200 OK")) as sink:
+        post(session, sink.url, BODY, KEY, PATIENT)
+    (request,) = sink.requests
+    assert request.line == "POST /secret-path?token=secret-token HTTP/1.1"
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["Idempotency-Key"] == KEY
+    assert request.headers["Content-Length"] == str(len(request.body))
+    assert request.body == canonical_json(BODY)
+    assert json.loads(request.body) == BODY
+
+
+def test_every_attempt_is_the_same_request(session):
+    with sink_that(answers("503 Service Unavailable")) as sink:
+        for _ in range(2):
+            refusal_of(session, sink.url)
+    first, second = sink.requests
+    assert first.body == second.body
+    assert first.headers.items() == second.headers.items()
+
+
+def in_chunks(connection, _over):
+    connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n6\r\nthanks\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [answers("200 OK", body=b"thanks"), answers("204 No Content"), in_chunks],
+    ids=["of-known-length", "empty", "in-chunks"],
+)
+def test_a_connection_is_used_again_when_its_answer_was_read(session, script):
+    with sink_that(script) as sink:
+        for _ in range(3):
+            post(session, sink.url, BODY, KEY, PATIENT)
+    assert sink.connections == 1
+    assert len(sink.requests) == 3
+
+
+def test_a_refusal_is_final(session):
+    with sink_that(answers("422 Unprocessable Entity", body=b'{"name": "Jane 4711"}')) as sink:
+        error = refusal_of(session, sink.url, kind=DeliveryError)
+    assert str(error).startswith("422 ")
+
+
+def test_a_sink_that_is_busy_says_when_to_come_back(session):
+    with sink_that(answers("429 Too Many Requests", "Retry-After: 7")) as sink:
+        error = refusal_of(session, sink.url)
+    assert str(error) == "429 Too Many Requests"
+    assert error.retry_after == 7.0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(session, status):
+    with sink_that(answers("200 OK")) as elsewhere:
+        script = answers(f"{status} Moved", f"Location: {elsewhere.url}")
+        with sink_that(script) as sink:
+            error = refusal_of(session, sink.url, kind=DeliveryError)
+    assert str(error).startswith(str(status))
+    assert elsewhere.requests == []
+    assert len(sink.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(sends_and_closes(), id="closes-before-answering"),
+        pytest.param(sends_and_closes(b"HTTP/1.1 20"), id="closes-in-the-status-line"),
+        pytest.param(sends_and_closes(b"no HTTP at all, secret 4711\r\n\r\n"), id="no-http"),
+        pytest.param(sends_and_closes(b"HTTP/1.1 OK secret\r\n\r\n"), id="no-status"),
+        pytest.param(sends_and_closes(OK, b"X: " + b"x" * 70_000 + b"\r\n\r\n"), id="long-header"),
+    ],
+)
+def test_an_answer_that_is_none_is_tried_again(session, script):
+    with sink_that(script) as sink:
+        assert str(refusal_of(session, sink.url)).startswith("connection failed: ")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(sends_and_closes(OK, b"Content-Length: 100\r\n\r\nsome"), id="closes"),
+        pytest.param(
+            sends_and_closes(OK, b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"), id="bad-chunk"
+        ),
+        pytest.param(
+            sends_and_closes(OK, b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nsome"),
+            id="bad-gzip",
+        ),
+        pytest.param(sends_and_waits(OK, b"Content-Length: 100\r\n\r\nsome"), id="falls-silent"),
+        pytest.param(sends_and_closes(OK, b"\r\n", b"x" * 200_000), id="is-long"),
+    ],
+)
+def test_a_2xx_is_a_delivery_whatever_becomes_of_its_body(session, script):
+    with sink_that(script) as sink:
+        post(session, sink.url, BODY, KEY, HASTY)
+    assert len(sink.requests) == 1
+
+
+def test_a_2xx_whose_body_trickles_in_is_a_delivery_and_is_not_waited_for(session):
+    with sink_that(sends_and_trickles(OK, b"\r\n", seconds=3)) as sink:
+        began = time.monotonic()
+        post(session, sink.url, BODY, KEY, HASTY)
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", OK], ids=["nothing", "a-bit", "no-end"])
+def test_a_slow_answer_is_tried_again(session, sent):
+    with sink_that(sends_and_waits(sent)) as sink:
+        assert str(refusal_of(session, sink.url, HASTY)) == "no answer within 0.5 s"
+
+
+def test_a_refused_connection_is_tried_again(session):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    error = refusal_of(session, f"http://127.0.0.1:{port}/secret-path")
+    assert str(error) == "connection failed: Connection refused"
+
+
+def test_a_sink_that_does_not_speak_tls_is_tried_again(session):
+    def answer_in_plain_text(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 The plain HTTP request was sent to HTTPS\r\n\r\n")
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_in_plain_text, args=[listener])
+        thread.start()
+        error = refusal_of(session, f"https://127.0.0.1:{listener.getsockname()[1]}/secret-path")
+        thread.join()
+    assert str(error) == "TLS handshake failed"
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (requests.exceptions.ConnectTimeout, "no connection within 2 s"),
+        (requests.exceptions.ReadTimeout, "no answer within 5 s"),
+        (requests.exceptions.SSLError, "TLS handshake failed"),
+        (requests.exceptions.ProxyError, "connection failed: ProxyError"),
+        (requests.exceptions.ConnectionError, "connection failed: ConnectionError"),
+        (OSError, "connection failed: OSError"),
+    ],
+)
+def test_what_cannot_be_had_on_a_loopback_is_tried_again_too(session, raised, message):
+    class Broken(BaseAdapter):
+        def send(self, request, **_):
+            raise raised(f"{request.url}: {request.body}")
+
+        def close(self):
+            pass
+
+    session.mount("http://", Broken())
+    assert str(refusal_of(session, "http://127.0.0.1/secret-path")) == message
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", "x" * 70 + ".example", "*.example"], ids=["empty-label", "long-label", "star"]
+)
+def test_a_host_that_cannot_be_is_told_as_a_failed_delivery(session, host):
+    with pytest.raises(DeliveryError, match=r"^connection failed: ") as raised:
+        post(session, f"http://{host}/secret-path", BODY, KEY, HASTY)
+    assert host not in str(raised.value)
+
+
+def test_a_session_keeps_a_failed_body_out_of_the_next_request(session):
+    scripts = iter([sends_and_closes(OK, b"Content-Length: 9\r\n\r\nx"), answers("200 OK")])
+
+    def one_after_the_other(connection, over):
+        next(scripts)(connection, over)
+
+    with sink_that(one_after_the_other) as sink:
+        for _ in range(2):
+            post(session, sink.url, BODY, KEY, HASTY)
+    assert [request.body for request in sink.requests] == [canonical_json(BODY)] * 2

@@ -1,0 +1,441 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import tasks
+from tasks import settings as module
+from tasks.errors import SettingsError
+from tasks.registry import SHIPPED
+from tasks.settings import Role, Settings, as_markdown, load, load_or_exit, variables
+from tasks.sinks import SINKS
+
+from .samples import attempt
+
+#: Variable → the field that holds it, good values and bad ones.
+TABLE = {
+    "REDIS_URL": (
+        "redis_url",
+        ["redis://h", "redis://127.0.0.1:6379/0", "rediss://user:pw@h:6380/1", "redis://[::1]:1/"],
+        [
+            "h:6379",
+            "http://h",
+            "redis://",
+            "redis:///0",
+            "redis://h:0",
+            "redis://h:x",
+            "redis://[h",
+        ],
+    ),
+    "AWS_REGION": (
+        "aws_region",
+        ["us-east-1", "eu-west-1", "us-gov-west-1", "ap-southeast-2", "eusc-de-east-1"],
+        ["us", "US-EAST-1", "us-east", "us-east-1x", "us east 1", "us-east-"],
+    ),
+    "AWS_ENDPOINT_URL": (
+        "aws_endpoint_url",
+        ["http://127.0.0.1:4566", "https://dynamodb.example.com"],
+        ["127.0.0.1:4566", "ftp://h", "http://", "http://h:99999"],
+    ),
+    "PROCESSING_TABLE": (
+        "processing_table",
+        ["abc", "cxone_event_processor", "a.b-c_9", "x" * 255],
+        ["ab", "x" * 256, "a b c", "tablé", "a/bc"],
+    ),
+    "CURRENT_ENVIRONMENT": (
+        "current_environment",
+        ["prod", "staging", "dev"],
+        ["prod!", "pröd", "two words", "x" * 65],
+    ),
+    "METADATA_REGISTRY": (
+        "metadata_registry",
+        [str(SHIPPED)],
+        ["/nowhere/rules.json", str(SHIPPED.parent), str(SHIPPED.with_name("settings.py"))],
+    ),
+    "EVENT_SOURCE": (
+        "event_source",
+        ["nice.cxone", "aws.partner/nice.com/123", "a" * 256],
+        ["nice cxone", "nicé", "a" * 257],
+    ),
+    "CLAIM_LEASE_SECONDS": ("claim_lease", ["306", "600", "86400"], ["0", "-1", "86401"]),
+    "REPLAY_POLICY": ("replay_policy", ["all", "missing"], ["some", "ALL"]),
+    "SWEEP_RATE": ("sweep_rate", ["1", "100", "10000"], ["0", "10001", "fast"]),
+    "MAX_DISPATCHES": ("max_dispatches", ["1", "5", "100"], ["0", "101"]),
+    "SWEEP_INTERVAL_SECONDS": ("sweep_interval", ["1", "30", "3600"], ["0", "-1", "3601"]),
+    "VISIBILITY_TIMEOUT_SECONDS": (
+        "visibility_timeout",
+        ["61", "300", "86400"],
+        ["0", "-1", "86401"],
+    ),
+    "RETENTION_DAYS": ("retention_days", ["2", "30", "3650"], ["1", "0", "3651"]),
+    "INGEST_API_KEYS": (
+        "ingest_api_keys",
+        ["k", "new-key,old-key", " new , old ", "a=b+c/d=="],
+        [",", " , ", "two words", "schlüssel", "a\tb"],
+    ),
+    "INGEST_HOST": (
+        "ingest_host",
+        ["127.0.0.1", "0.0.0.0", "localhost"],
+        ["a b", "http://h", "h/"],
+    ),
+    "INGEST_PORT": ("ingest_port", ["1", "8080", "65535"], ["0", "65536", "-1"]),
+    "INGEST_WORKERS": ("ingest_workers", ["1", "64"], ["0", "65"]),
+    "INGEST_MAX_BYTES": ("ingest_max_bytes", ["1024", "67108864"], ["1023", "67108865"]),
+    "INGEST_MAX_BACKLOG": ("ingest_max_backlog", ["1", "1000000000"], ["0", "1000000001"]),
+    "FLOWER_ADDRESS": ("flower_address", ["127.0.0.1", "localhost"], ["a b", "http://h"]),
+    "FLOWER_PORT": ("flower_port", ["1", "65535"], ["0", "65536"]),
+    "FLOWER_BASIC_AUTH": (
+        "flower_basic_auth",
+        ["operator:pw", "a:b,c:d", "a:b:c"],
+        ["operator", ":pw", "operator:", "a:b,c", "a:b,"],
+    ),
+    "FLOWER_UNAUTHENTICATED_API": (
+        "flower_unauthenticated_api",
+        ["0", "false", "False", "no", "off"],
+        ["1", "true", "yes", "on", "please"],
+    ),
+}
+ENDPOINTS = [sink.endpoint_variable for sink in SINKS.values()]
+POLICIES = {
+    f"{name.upper()}_{part}": (name, attribute)
+    for name in SINKS
+    for part, attribute in {
+        "MAX_TRIES": "tries",
+        "BACKOFF_BASE_SECONDS": "backoff_base",
+        "BACKOFF_CAP_SECONDS": "backoff_cap",
+        "RETRY_AFTER_CAP_SECONDS": "retry_after_cap",
+        "CONNECT_TIMEOUT_SECONDS": "connect_timeout",
+        "READ_TIMEOUT_SECONDS": "read_timeout",
+    }.items()
+}
+NAMES = [variable.name for variable in variables()]
+WHOLE_NUMBERS = [
+    name for name in NAMES if name.endswith(("_SECONDS", "_DAYS", "_PORT", "_WORKERS"))
+] + ["INGEST_MAX_BYTES", "INGEST_MAX_BACKLOG"]
+
+#: What every role can start with.
+COMPLETE = {
+    "ANALYTICS_ENDPOINT": "https://analytics.example.com/events",
+    "CRM_ENDPOINT": "https://crm.example.com/events",
+    "COMPLIANCE_ENDPOINT": "https://compliance.example.com/events",
+    "INGEST_API_KEYS": "new-key,old-key",
+    "FLOWER_BASIC_AUTH": "operator:a-long-password",
+}
+
+
+def problems_of(environ, role=None):
+    with pytest.raises(SettingsError) as raised:
+        load(environ, role)
+    return raised.value.problems
+
+
+def cases(which):
+    return [
+        pytest.param(name, value, id=f"{name}={value[-40:]}")
+        for name, row in TABLE.items()
+        for value in row[which]
+    ]
+
+
+# ── Each variable ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_table_above_has_every_variable():
+    assert {*TABLE, *ENDPOINTS, *POLICIES} == set(NAMES)
+    assert set(COMPLETE) >= {v.name for v in variables() if v.needed_by}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_sinks_policy_is_its_own_unless_a_setting_says_otherwise(name):
+    sink, attribute = POLICIES[name]
+    assert getattr(load({}).policies[sink], attribute) == getattr(SINKS[sink].policy, attribute)
+    assert getattr(load({name: "2"}).policies[sink], attribute) == 2
+    for bad in ("0", "-1", "1.5", "many", "999999"):
+        (problem,) = problems_of({name: bad})
+        assert problem.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("VISIBILITY_TIMEOUT_SECONDS", "60"), ("CLAIM_LEASE_SECONDS", "305")],
+)
+def test_settings_that_contradict_each_other_are_refused(name, value):
+    load({name: str(int(value) + 1)})
+    problems = problems_of({name: value})
+    assert [problem.split(":")[0] for problem in problems] == [name] * len(SINKS)
+    for sink, problem in zip(SINKS, problems, strict=True):
+        assert sink in problem
+        load({name: problem.rsplit(": ", 1)[1]})  # the example of right is right
+
+
+@pytest.mark.parametrize(("name", "value"), cases(1))
+def test_a_good_value_is_taken(name, value):
+    assert getattr(load({name: value}), TABLE[name][0]) is not None
+
+
+@pytest.mark.parametrize(("name", "value"), cases(2))
+def test_a_bad_value_is_refused_with_an_example_of_a_good_one(name, value):
+    (problem,) = problems_of({name: value})
+    assert problem.startswith(f"{name}: ")
+    assert "; expected" in problem
+
+
+def test_an_environment_without_rules_is_refused():
+    (problem,) = problems_of({"CURRENT_ENVIRONMENT": "qa"})
+    assert problem.startswith("METADATA_REGISTRY: no rules for environment 'qa' (it has: dev, ")
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+@pytest.mark.parametrize("value", ["ten", "1.0", "1e3", "0x10", "1_0", "٣٠", "9" * 19, "--5", "+5"])
+def test_a_whole_number_is_written_in_digits(name, value):
+    (problem,) = problems_of({name: value})
+    assert problem.startswith(f"{name}: not a whole number from ")
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "crm.example.com",
+        "ftp://h/",
+        "http://",
+        "http:///x",
+        "http://h:0/",
+        "http://h:x/",
+        "http://user:pw@h/",
+        "http://user@h/",
+        "http://a..b/",
+        "http://two words/",
+    ],
+)
+def test_an_endpoint_must_be_a_url_that_can_be_called(name, value):
+    (problem,) = problems_of({name: value})
+    assert problem.startswith(f"{name}: ")
+    assert f"expected, for example: https://{name.split('_')[0].lower()}.example.com" in problem
+
+
+@pytest.mark.parametrize(
+    "value", ["http://h", "https://h:8443/a?b=c", "HTTPS://H/", "http://[::1]:80/"]
+)
+def test_an_endpoint_is_kept_as_it_is(value):
+    assert load({"CRM_ENDPOINT": value}).endpoint("crm") == value
+
+
+def test_values_are_typed():
+    settings = load(COMPLETE | {"INGEST_PORT": "18080", "METADATA_REGISTRY": str(SHIPPED)})
+    assert settings.ingest_port == 18080
+    assert settings.ingest_api_keys == (b"new-key", b"old-key")
+    assert settings.metadata_registry == SHIPPED
+    assert settings.endpoint("crm") == "https://crm.example.com/events"
+    assert settings.flower_unauthenticated_api is None
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\t"], ids=repr)
+def test_a_blank_value_counts_as_absent(blank):
+    assert load(dict.fromkeys(NAMES, blank)) == load({})
+    (problem,) = problems_of(COMPLETE | {"CRM_ENDPOINT": blank}, Role.WORKER)
+    assert problem.startswith("CRM_ENDPOINT: missing; expected, for example: ")
+
+
+def test_white_space_around_a_value_does_not_count():
+    assert load({"AWS_REGION": " eu-west-1\n"}).aws_region == "eu-west-1"
+
+
+def test_the_defaults_are_those_of_the_interface():
+    settings = load({})
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert settings.processing_table == "cxone_event_processor"
+    assert settings.current_environment == "prod"
+    assert settings.metadata_registry == SHIPPED
+    assert settings.event_source == "nice.cxone"
+    assert (settings.ingest_host, settings.ingest_port) == ("127.0.0.1", 8080)
+    assert settings.flower_port == 5555
+    assert settings.aws_endpoint_url is None
+    assert settings.ingest_api_keys is None
+    assert dict(settings.endpoints) == dict.fromkeys(SINKS)
+
+
+@pytest.mark.parametrize("variable", list(variables()), ids=lambda variable: variable.name)
+def test_every_default_and_every_example_is_good(variable):
+    for text in (variable.default, variable.example):
+        if text and text != "(unset)":
+            variable.parse(text)
+
+
+# ── What a role cannot do without ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("role", "needed"),
+    [
+        (Role.WORKER, {"ANALYTICS_ENDPOINT", "CRM_ENDPOINT", "COMPLIANCE_ENDPOINT"}),
+        (Role.INGEST, {"INGEST_API_KEYS"}),
+        (Role.FLOWER, {"FLOWER_BASIC_AUTH"}),
+    ],
+)
+def test_a_role_names_what_it_misses(role, needed):
+    problems = problems_of({}, role)
+    assert {problem.partition(":")[0] for problem in problems} == needed
+    assert all("missing; expected, for example: " in problem for problem in problems)
+    load({name: COMPLETE[name] for name in needed}, role)
+
+
+def test_other_processes_need_nothing():
+    assert isinstance(load({}, None), Settings)
+
+
+def test_a_missing_endpoint_is_told_when_it_is_asked_for():
+    with pytest.raises(SettingsError, match="CRM_ENDPOINT: missing"):
+        load({}).endpoint("crm")
+
+
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [
+        ("celery -A tasks worker -l INFO", Role.WORKER),
+        ("celery --app=tasks worker", Role.WORKER),
+        ("celery/__main__.py -A tasks worker", Role.WORKER),
+        ("celery -A tasks flower --port=5555", Role.FLOWER),
+        ("celery -A tasks beat", None),
+        ("celery -A tasks claims list", None),
+        ("celery -A tasks inspect ping -d worker@host", None),
+        ("celery -A tasks claims show worker", None),
+        ("celery -A tasks audit verify flower", None),
+        ("celery", None),
+        ("worker", None),
+    ],
+)
+def test_the_role_is_told_by_the_subcommand(command, role):
+    assert Role.of_command(command.split()) is role
+
+
+# ── All that is wrong, at once, and no secrets ────────────────────────────────────────────────
+
+
+def test_everything_wrong_is_reported_at_once():
+    environ = {name: bad[0] for name, (_, _, bad) in TABLE.items()}
+    del environ["CURRENT_ENVIRONMENT"]  # without one there are no rules to look up
+    problems = problems_of(environ, Role.WORKER)
+    named = [problem.partition(":")[0] for problem in problems]
+    assert sorted(named) == sorted([*environ, *ENDPOINTS])
+    assert all("; expected" in problem for problem in problems)
+    assert not any("\n" in problem for problem in problems)
+
+
+def test_what_is_no_secret_is_shown():
+    (problem,) = problems_of({"AWS_REGION": "mars"})
+    assert (
+        problem == "AWS_REGION: not an AWS region (it is 'mars'); expected, for example: eu-west-1"
+    )
+
+
+SECRETS = [variable.name for variable in variables() if variable.secret]
+
+
+def test_what_may_hold_a_secret_is_known_as_one():
+    assert set(SECRETS) == {"REDIS_URL", *ENDPOINTS, "INGEST_API_KEYS", "FLOWER_BASIC_AUTH"}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "s3cr3t",
+        "redis://user:s3cr3t@",
+        "redis://user:s3cr3t/x@h:6379/0",
+        "redis://user:s3cr3t#x@h:6379/0",
+        "redis://user:s3cr3t[x@h:6379/0",
+        "redis://user:s3cr3t℀x@h:6379/0",
+        "http://user:s3cr3t@h/",
+        "http://h:s3cr3t/",
+        "http://h:s3cr3t℀/",
+        "ftp://h/s3cr3t",
+        "s3cr3t with a space",
+        ":s3cr3t",
+        "s3cr3t:",
+    ],
+)
+def test_a_secret_is_never_printed(name, value):
+    _, error = attempt(load, {name: value})
+    assert "s3cr3t" not in str(error)
+
+
+@given(
+    st.sampled_from(SECRETS),
+    st.tuples(st.text(max_size=20), st.text(max_size=20)).map("s3cr3t".join)
+    | st.tuples(
+        st.sampled_from(["redis://", "http://", "redis://u:", "http://h/", "http://h:", "u:"]),
+        st.text(max_size=8),
+        st.sampled_from(["", "@h", "@h:1/", ":1", "/@h", "]"]),
+    ).map(lambda parts: f"{parts[0]}s3cr3t{parts[1]}{parts[2]}"),
+)
+@example("CRM_ENDPOINT", "http://h:s3cr3t")
+def test_no_secret_however_bent_is_printed(name, value):
+    _, error = attempt(load, {name: value})
+    assert "s3cr3t" not in str(error)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=30)))
+def test_any_environment_is_read_or_refused_by_name(environ):
+    _, error = attempt(load, environ)
+    if error:
+        assert all(line.partition(":")[0] in NAMES for line in error.problems)
+        assert len(error.problems) <= len(NAMES)
+
+
+# ── A process that cannot start ───────────────────────────────────────────────────────────────
+
+
+def clear(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_process_that_cannot_start_says_why_and_exits_1(monkeypatch):
+    clear(monkeypatch)
+    monkeypatch.setenv("AWS_REGION", "mars")
+    with pytest.raises(SystemExit) as raised:
+        load_or_exit(Role.INGEST)
+    lines = str(raised.value.code).splitlines()  # a text as exit code: printed, and exits 1
+    assert lines[0] == "cannot start: 2 setting(s) wrong"
+    assert [line.partition(":")[0].strip() for line in lines[1:]] == [
+        "AWS_REGION",
+        "INGEST_API_KEYS",
+    ]
+
+
+def test_the_settings_of_a_process_are_read_once(monkeypatch):
+    clear(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["celery", "-A", "tasks", "beat"])
+    module.settings.cache_clear()
+    try:
+        first = module.settings()
+        monkeypatch.setenv("AWS_REGION", "eu-west-1")
+        assert module.settings() is first
+    finally:
+        module.settings.cache_clear()
+
+
+# ── Their documentation ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("variable", list(variables()), ids=lambda variable: variable.name)
+def test_every_variable_is_documented(variable):
+    (row,) = [
+        line for line in as_markdown().splitlines() if line.startswith(f"| `{variable.name}` ")
+    ]
+    assert len(re.split(r"(?<!\\)\|", row)) == 7
+    assert variable.doc in row
+    assert f"`{variable.example}`" in row
+
+
+def test_the_documentation_is_up_to_date():
+    page = Path(tasks.__file__).parents[1] / "docs" / "settings.md"
+    assert page.read_text(encoding="utf-8") == as_markdown(), "run: make docs"
+
+
+def test_the_documentation_shows_no_path_of_this_machine():
+    assert str(SHIPPED.parent) not in as_markdown()

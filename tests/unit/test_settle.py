@@ -1,0 +1,275 @@
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.audit import verify
+from tasks.claims import Claim, Head
+from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.outcomes import Delivery, Outcome, Status, merge, status_of
+from tasks.process import read_event
+from tasks.settle import CONTENTIONS, settle_claim
+
+from .samples import (
+    EVENT_ID,
+    PROD_RULES,
+    RECEIVED_AT,
+    delivered,
+    failed,
+    make_claim,
+    make_envelope,
+    report,
+)
+from .strategies import rounds
+
+
+class OneClaim:
+    """The table with one item in it: a write goes through only at the version it was meant for.
+
+    ``meddle`` is what somebody else does to the claim just before each write.
+    """
+
+    def __init__(self, claim: Claim | None, meddle=lambda claim: claim) -> None:
+        self.claim = claim
+        self.reads = 0
+        self.writes = 0
+        self.loses_answers = False
+        self._meddle = meddle
+
+    def get(self, _key):
+        self.reads += 1
+        return self.claim
+
+    def settle(self, head, deliveries, status, record):
+        if self.claim is None:
+            raise ClaimNotFoundError("no claim")
+        self.claim = self._meddle(self.claim)
+        if head.version != self.claim.version:
+            return self.claim.head
+        self.writes += 1
+        self.claim = replace(
+            self.claim,
+            version=self.claim.version + 1,
+            deliveries=deliveries,
+            status=status,
+            processed_at=record["processedAt"],
+            audit=[*self.claim.audit, record],
+        )
+        # The client tries again when an answer is lost, and its second try is refused.
+        return self.claim.head if self.loses_answers else None
+
+
+ALL_DELIVERED = [report(sink) for sink in ("analytics", "crm", "compliance")]
+CRM_FAILED = [report("analytics"), report("crm", Outcome.FAILED), report("compliance")]
+ALL_FAILED = [
+    report(sink, outcome)
+    for sink, outcome in (
+        ("analytics", Outcome.FAILED),
+        ("crm", Outcome.REVOKED),
+        ("compliance", Outcome.PARKED),
+    )
+]
+
+
+def outcomes_of(claim):
+    return {sink: delivery.outcome.value for sink, delivery in claim.deliveries.items()}
+
+
+@pytest.mark.parametrize(
+    ("reports", "status"),
+    [
+        pytest.param(ALL_DELIVERED, Status.COMPLETED, id="all-delivered"),
+        pytest.param(CRM_FAILED, Status.PARTIAL_FAILURE, id="one-failed"),
+        pytest.param(ALL_FAILED, Status.FAILED, id="failed-revoked-parked"),
+        pytest.param(ALL_DELIVERED[:2], Status.PROCESSING, id="one-not-heard-of"),
+    ],
+)
+def test_one_write_states_what_the_reports_come_to(reports, status):
+    table = OneClaim(make_claim())
+    assert settle_claim(table, EVENT_ID, table.claim.head, reports, 1) is status
+    assert table.claim.status is status
+    assert table.claim.version == 2
+    assert (table.reads, table.writes) == (0, 1)
+    (record,) = table.claim.audit
+    assert record["status"] == status.value
+    assert record["eventId"] == EVENT_ID
+    assert record["interactionId"] == "interaction-1"
+    assert record["receivedAt"] == RECEIVED_AT
+    assert verify(table.claim.audit) == []
+
+
+def test_with_the_key_alone_the_claim_is_read():
+    table = OneClaim(make_claim())
+    assert settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1) is Status.COMPLETED
+    assert (table.reads, table.writes) == (1, 1)
+
+
+def test_an_unknown_key_is_told():
+    with pytest.raises(ClaimNotFoundError, match=EVENT_ID):
+        settle_claim(OneClaim(None), EVENT_ID, None, ALL_DELIVERED, 1)
+
+
+def test_a_claim_that_went_away_is_told():
+    with pytest.raises(ClaimNotFoundError):
+        settle_claim(OneClaim(None), EVENT_ID, make_claim().head, ALL_DELIVERED, 1)
+
+
+def test_nothing_new_writes_nothing():
+    table = OneClaim(make_claim())
+    settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
+    settled = table.claim
+    assert settle_claim(table, EVENT_ID, None, CRM_FAILED, 1) is Status.PARTIAL_FAILURE
+    assert settle_claim(table, EVENT_ID, settled.head, [], 1) is Status.PARTIAL_FAILURE
+    assert table.claim == settled
+    assert table.writes == 1
+
+
+def test_settling_twice_from_the_same_message_writes_once():
+    table = OneClaim(make_claim())
+    head = table.claim.head
+    for _ in range(2):
+        assert settle_claim(table, EVENT_ID, head, CRM_FAILED, 1) is Status.PARTIAL_FAILURE
+    assert table.writes == 1
+
+
+def test_a_redrive_appends_a_revision_to_the_chain():
+    table = OneClaim(make_claim())
+    settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
+    assert settle_claim(table, EVENT_ID, None, [report("crm")], 2) is Status.COMPLETED
+    first, second = table.claim.audit
+    assert second["previousHash"] == first["lineageHash"]
+    assert [record["revision"] for record in (first, second)] == [1, 2]
+    assert table.claim.deliveries["crm"].attempts == 2
+    assert verify(table.claim.audit) == []
+
+
+def test_a_refused_write_brings_the_present_claim_and_is_merged_into_it():
+    table = OneClaim(make_claim())
+    stale = table.claim.head
+    settle_claim(table, EVENT_ID, None, [report("analytics"), report("crm")], 1)
+    assert settle_claim(table, EVENT_ID, stale, [report("compliance")], 1) is Status.COMPLETED
+    assert set(outcomes_of(table.claim).values()) == {"delivered"}
+    assert table.reads == 1
+    assert verify(table.claim.audit) == []
+    assert len(table.claim.audit) == 2
+
+
+def test_a_late_failure_takes_nothing_back():
+    table = OneClaim(make_claim())
+    stale = table.claim.head
+    settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1)
+    late = [report("crm", Outcome.FAILED, at="2026-01-31T13:00:00.000Z")]
+    assert settle_claim(table, EVENT_ID, stale, late, 1) is Status.COMPLETED
+    assert outcomes_of(table.claim)["crm"] == "delivered"
+    assert table.writes == 1
+
+
+@pytest.mark.parametrize("reports", [ALL_DELIVERED, CRM_FAILED, ALL_FAILED])
+def test_a_write_whose_answer_was_lost_is_known_as_ones_own(reports, caplog):
+    table = OneClaim(make_claim())
+    table.loses_answers = True
+    with caplog.at_level(logging.INFO, "audit"):
+        status = settle_claim(table, EVENT_ID, table.claim.head, reports, 1)
+    assert status is table.claim.status
+    assert table.writes == 1
+    assert logged(caplog) == table.claim.audit
+
+
+def logged(caplog):
+    return [json.loads(line.getMessage()) for line in caplog.records if line.name == "audit"]
+
+
+def test_what_is_written_is_logged_once(caplog):
+    table = OneClaim(make_claim())
+    with caplog.at_level(logging.INFO, "audit"):
+        settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
+        settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
+    assert logged(caplog) == table.claim.audit
+
+
+def someone_is_faster(times):
+    """Another settles the claim ``times`` times, each just before our write."""
+    left = iter(range(times))
+
+    def meddle(claim):
+        if next(left, None) is None:
+            return claim
+        return replace(claim, version=claim.version + 1)
+
+    return meddle
+
+
+def test_others_may_be_faster_a_few_times():
+    table = OneClaim(make_claim(), someone_is_faster(CONTENTIONS - 1))
+    assert settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1) is Status.COMPLETED
+    assert table.writes == 1
+
+
+def test_others_that_are_always_faster_are_a_reason_to_back_off():
+    table = OneClaim(make_claim(), someone_is_faster(10**6))
+    with pytest.raises(StoreError, match=f"{EVENT_ID} changed {CONTENTIONS} times"):
+        settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1)
+    assert table.writes == 0
+
+
+def test_the_record_notes_what_was_noted_when_the_event_was_read():
+    noted = "lifecycleStage routed taken over status queued"
+    table = OneClaim(make_claim(notes=[noted]))
+    settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1)
+    assert table.claim.audit[0]["notes"] == [noted]
+
+
+def test_an_event_that_no_sink_wants_is_completed():
+    table = OneClaim(make_claim(deliveries={}))
+    assert settle_claim(table, EVENT_ID, None, [], 1) is Status.COMPLETED
+    assert table.claim.status is Status.COMPLETED
+
+
+def test_an_invalid_event_stays_failed_whoever_settles_it():
+    claim, _ = read_event(PROD_RULES, EVENT_ID, make_envelope(detail={}), RECEIVED_AT, "worker-a")
+    table = OneClaim(claim)
+    assert settle_claim(table, EVENT_ID, None, [], 0) is Status.FAILED
+    assert table.claim == claim
+
+
+@given(st.lists(rounds, min_size=1, max_size=5), st.data())
+def test_settling_late_twice_and_in_any_order_gives_one_claim(told, data):
+    again = data.draw(st.lists(st.sampled_from(told), max_size=2))
+    table = OneClaim(make_claim())
+    first_seen = table.claim.head
+    for reports, generation in data.draw(st.permutations(told + again)):
+        head = data.draw(st.sampled_from([None, first_seen, table.claim.head]))
+        table.loses_answers = data.draw(st.booleans())
+        settle_claim(table, EVENT_ID, head, reports, generation)
+    expected = first_seen.deliveries
+    for reports, generation in told:
+        expected = merge(expected, reports, generation)
+    assert table.claim.deliveries == expected
+    assert table.claim.status is status_of(expected.values())
+    assert verify(table.claim.audit) == []
+    assert len(table.claim.audit) == table.writes
+
+
+@given(st.lists(rounds, max_size=3))
+def test_a_head_comes_back_from_its_message(told):
+    table = OneClaim(make_claim())
+    for reports, generation in told:
+        settle_claim(table, EVENT_ID, None, reports, generation)
+    travelled = json.loads(json.dumps(table.claim.head.to_json()))
+    assert Head.from_json(travelled) == table.claim.head
+
+
+def test_the_head_of_a_claim_is_at_its_newest_record():
+    assert (make_claim().head.revision, make_claim().head.lineage_hash) == (0, None)
+    table = OneClaim(make_claim())
+    settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
+    head = table.claim.head
+    assert (head.revision, head.lineage_hash) == (1, table.claim.audit[0]["lineageHash"])
+
+
+def test_a_claim_names_the_sinks_that_lack_it():
+    claim = make_claim(deliveries={"analytics": delivered(), "crm": failed(), "x": Delivery()})
+    assert claim.undelivered == ["crm", "x"]

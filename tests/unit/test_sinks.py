@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from tasks import sinks
+from tasks.events import EventType
+from tasks.schemas import parse_detail
+from tasks.sinks import SINKS, Policy, wanted_by
+
+from .samples import EVENT_ID, FULL_METADATA, RECEIVED_AT, STAGES, TIME, make_detail
+
+PLACES = {path.stem for path in Path(sinks.__file__).parent.glob("*.py")} - {"__init__", "base"}
+
+
+def test_there_are_three_and_each_is_the_file_of_its_name():
+    assert list(SINKS) == ["analytics", "crm", "compliance"]
+    assert set(SINKS) == PLACES
+    assert all(sink.name == name for name, sink in SINKS.items())
+
+
+def body(sink, stage, received_at=RECEIVED_AT):
+    return SINKS[sink].body(parse_detail(make_detail(stage)).event, received_at)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_analytics_gets_what_happened_when(stage):
+    assert body("analytics", stage) == {
+        "eventType": stage,
+        "interactionId": "interaction-1",
+        "timestamp": TIME,
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_crm_gets_the_whole_typed_event(stage):
+    own = FULL_METADATA[stage]
+    if stage == "created":
+        own = {"channel": "voice", "initialQueue": "billing"}
+    assert body("crm", stage) == {
+        "type": stage,
+        "interactionId": "interaction-1",
+        "timestamp": TIME,
+        "accountId": "account-1",
+        **own,
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_compliance_gets_when_we_were_told(stage):
+    assert body("compliance", stage) == {
+        "interactionId": "interaction-1",
+        "archivedAt": RECEIVED_AT,
+    }
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_a_body_is_the_same_on_every_attempt(sink):
+    assert body(sink, "routed") == body(sink, "routed")
+
+
+@pytest.mark.parametrize("event_type", EventType)
+def test_all_three_want_every_event(event_type):
+    assert wanted_by(event_type) == ["analytics", "crm", "compliance"]
+
+
+@pytest.mark.parametrize(
+    ("sink", "task", "variable"),
+    [
+        ("analytics", "deliver.analytics", "ANALYTICS_ENDPOINT"),
+        ("crm", "deliver.crm", "CRM_ENDPOINT"),
+        ("compliance", "deliver.compliance", "COMPLIANCE_ENDPOINT"),
+    ],
+)
+def test_names_follow_from_the_sinks(sink, task, variable):
+    assert SINKS[sink].task_name == task
+    assert SINKS[sink].endpoint_variable == variable
+    assert SINKS[sink].idempotency_key(EVENT_ID) == f"{EVENT_ID}:{sink}"
+    assert SINKS[sink].idempotency_key(f"{EVENT_ID}@june") == f"{EVENT_ID}@june:{sink}"
+
+
+def test_an_attempt_takes_no_longer_than_both_its_time_outs():
+    assert Policy(connect_timeout=3, read_timeout=10).attempt == 13
+
+
+@pytest.mark.parametrize("sink", SINKS.values(), ids=list(SINKS))
+def test_a_policy_tries_again_and_waits_far_less_than_a_claims_lease(sink):
+    policy = sink.policy
+    assert policy.tries > 1
+    assert 0 < policy.backoff_base <= policy.backoff_cap
+    longest_wait = max(policy.backoff_cap, policy.retry_after_cap)
+    assert policy.tries * (policy.attempt + longest_wait) < 600

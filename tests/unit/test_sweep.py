@@ -1,0 +1,115 @@
+from dataclasses import replace
+
+import pytest
+
+from tasks.audit import verify
+from tasks.claims import Due
+from tasks.errors import UnknownSchemaError
+from tasks.events import canonical_json
+from tasks.outcomes import Status
+from tasks.settings import load
+from tasks.sweep import give_up, sweep_due, take_over
+
+from .samples import EVENT_ID, delivered, make_claim
+from .test_settle import OneClaim, outcomes_of
+
+#: More dispatches than any setting allows: such a claim is settled, not published.
+WORN_OUT = 10**6
+
+
+class Overdue:
+    """A table whose every claim is overdue; ``fate`` is what taking one over comes to."""
+
+    def __init__(self, keys, fate):
+        self.keys = keys
+        self.fate = fate
+        self.tables = {}
+
+    def due(self):
+        return (Due(at, key, 1) for at, key in enumerate(self.keys))
+
+    def take_over(self, key, version, holder):
+        assert version == 1
+        claim = self.fate(key)
+        if claim:
+            self.tables[key] = OneClaim(replace(claim, id=key, holder=holder))
+            return self.tables[key].claim
+        return None
+
+    def settle(self, head, deliveries, status, record):
+        return self.tables[head.id].settle(head, deliveries, status, record)
+
+
+def worn_out(_key):
+    return make_claim(dispatches=WORN_OUT)
+
+
+KEYS = [f"event-{number}" for number in range(10)]
+
+
+def test_a_claim_whose_every_dispatch_died_is_failed_with_the_reason():
+    table = OneClaim(make_claim(dispatches=6, generation=6))
+    give_up(table, table.claim)
+    assert table.claim.status is Status.FAILED
+    assert set(outcomes_of(table.claim).values()) == {"failed"}
+    for delivery in table.claim.deliveries.values():
+        assert delivery.error == "given up: 5 dispatches did not live to settle it"
+    assert verify(table.claim.audit) == []
+
+
+def test_what_was_delivered_before_it_was_given_up_stays_delivered():
+    pending = make_claim().deliveries
+    table = OneClaim(make_claim(dispatches=6, deliveries={**pending, "crm": delivered()}))
+    give_up(table, table.claim)
+    assert table.claim.status is Status.PARTIAL_FAILURE
+    assert outcomes_of(table.claim) == {
+        "analytics": "failed",
+        "crm": "delivered",
+        "compliance": "failed",
+    }
+
+
+def test_taking_over_what_is_worn_out_settles_it():
+    table = Overdue([EVENT_ID], worn_out)
+    assert take_over(table, EVENT_ID, 1, "sweep-1")
+    assert table.tables[EVENT_ID].claim.status is Status.FAILED
+
+
+def test_what_somebody_else_took_faster_is_left_to_them():
+    assert not take_over(Overdue([EVENT_ID], lambda _: None), EVENT_ID, 1, "sweep-1")
+
+
+def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
+    unreadable = make_claim(payload=canonical_json({"detail": {"channel": "fax"}}))
+    table = Overdue(
+        ["unreadable", "worn-out"], lambda key: unreadable if key[0] == "u" else worn_out(key)
+    )
+    assert sweep_due(table, load({}), "sweep-1") == 1
+    assert table.tables["unreadable"].claim.status is Status.PROCESSING
+    assert table.tables["worn-out"].claim.status is Status.FAILED
+
+
+def test_what_a_newer_release_wrote_is_left_to_it_and_holds_up_nothing():
+    def fate(key):
+        if key == KEYS[0]:
+            raise UnknownSchemaError("item schema 2; known up to 1")
+        return worn_out(key)
+
+    assert sweep_due(Overdue(KEYS, fate), load({}), "sweep-1") == len(KEYS) - 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "interval", "taken"), [("1", "3", 3), ("3", "2", 6), ("100", "30", 10)]
+)
+def test_a_sweep_takes_no_more_than_its_share(rate, interval, taken):
+    settings = load({"SWEEP_RATE": rate, "SWEEP_INTERVAL_SECONDS": interval})
+    table = Overdue(KEYS, worn_out)
+    assert sweep_due(table, settings, "sweep-1") == taken
+    assert list(table.tables) == KEYS[:taken]
+
+
+def test_what_others_took_is_no_part_of_the_share():
+    settings = load({"SWEEP_RATE": "1", "SWEEP_INTERVAL_SECONDS": "3"})
+    table = Overdue(KEYS, lambda key: None if key in KEYS[:5] else worn_out(key))
+    assert sweep_due(table, settings, "sweep-1") == 3
+    assert list(table.tables) == KEYS[5:8]
