@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
-from tasks.deliver import judge, post, seconds_of
+from tasks.call import judge, post, seconds_of
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
 from tasks.sinks import Policy

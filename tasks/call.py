@@ -1,0 +1,125 @@
+"""One HTTP call to a sink, and what its answer means."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+import requests
+from celery.exceptions import SoftTimeLimitExceeded
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from tasks.clock import now
+from tasks.errors import DeliveryError, TransientDeliveryError
+from tasks.events import canonical_json
+from tasks.sinks import Policy
+
+#: Beside every 5xx, the answers that a second try may turn into a 2xx.
+TRANSIENT = frozenset({408, 425, 429})
+
+#: A body of up to this many bytes and seconds is read, so that the connection can be used again.
+DRAIN = 65_536
+DRAIN_SECONDS = 1.0
+
+
+def post(
+    session: requests.Session, url: str, body: Mapping[str, Any], key: str, policy: Policy
+) -> None:
+    """Make one attempt.
+
+    Raises:
+        TransientDeliveryError: the sink could not be reached, or says that it cannot now.
+        DeliveryError: the sink refused the event for good.
+    """
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    timeout = (policy.connect_timeout, policy.read_timeout)
+    # "from None": the causes spell out the URL, and Flower shows tracebacks.
+    try:
+        with session.post(
+            url,
+            data=canonical_json(body),
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            error = judge(response.status_code, response.headers.get("Retry-After"), now())
+            with suppress(HTTPError, OSError, SoftTimeLimitExceeded):  # the answer is known
+                _drain(response)
+    except requests.exceptions.ConnectTimeout:
+        raise TransientDeliveryError(f"no connection within {timeout[0]:g} s") from None
+    except requests.exceptions.Timeout:
+        raise TransientDeliveryError(f"no answer within {timeout[1]:g} s") from None
+    except requests.exceptions.SSLError:
+        raise TransientDeliveryError("TLS handshake failed") from None
+    except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
+        raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
+    if error:
+        raise error
+
+
+def _drain(response: requests.Response) -> None:
+    deadline = time.monotonic() + DRAIN_SECONDS
+    missing = DRAIN
+    while missing > 0 and time.monotonic() < deadline:
+        chunk = response.raw.read1(missing, decode_content=False)
+        if not chunk:
+            break
+        missing -= len(chunk)
+
+
+def _root_of(problem: BaseException) -> str:
+    """Find what the operating system said, below what the libraries made of it."""
+    cause: BaseException | None = problem
+    while cause:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        problem, cause = cause, cause.__cause__ or cause.__context__
+    return type(problem).__name__
+
+
+def judge(status: int, retry_after: str | None, moment: datetime) -> DeliveryError | None:
+    """Tell what an answer means: None is delivered, else the error to raise."""
+    if 200 <= status < 300:
+        return None
+    try:
+        reason = f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        reason = str(status)
+    if status in TRANSIENT or status >= 500:
+        return TransientDeliveryError(reason, seconds_of(retry_after, moment))
+    if 300 <= status < 400:
+        return DeliveryError(f"{reason}: redirects are not followed")
+    return DeliveryError(reason)
+
+
+def seconds_of(retry_after: str | None, moment: datetime) -> float | None:
+    """Read a ``Retry-After``, in either form that RFC 9110 gives it; None if there is none."""
+    if not retry_after:
+        return None
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # the year 2200000000 is no date either
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=moment.tzinfo)
+    return max(0.0, (date - moment).total_seconds())
+
+
+@cache
+def session_of(sink: str) -> requests.Session:
+    """The connections of this process to one sink."""
+    session = requests.Session()
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=32)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    session.headers["User-Agent"] = "cxone-event-processor"
+    return session
