@@ -13,7 +13,7 @@ transport.install()
 _settings = settings()
 _deliveries = [sink.task_name for sink in SINKS.values()]
 
-imports = ("tasks.process", "tasks.deliver", "tasks.settle", "tasks.sweep")
+imports = ("tasks.process", "tasks.deliver", "tasks.settle", "tasks.sweep", "tasks.drain")
 timezone = "UTC"
 
 # Redis: transport of messages, and of the outcomes of a chord on their way to settle.
@@ -42,6 +42,7 @@ task_routes = {
     "process_event": {"queue": "events"},
     "settle": {"queue": "settle"},
     "sweep": {"queue": "settle"},
+    "drain": {"queue": "settle"},
     **{name: {"queue": name} for name in _deliveries},
 }
 
@@ -65,10 +66,11 @@ result_chord_expires = 2 * _settings.claim_lease + 3600
 # Flower sees each task; arguments are shown as the event's id alone (tasks/celery.py).
 worker_send_task_events = True
 
+_each = {
+    "schedule": _settings.sweep_interval,
+    "options": {"expires": _settings.sweep_interval},  # they do not pile up
+}
 beat_schedule = {
-    "sweep": {
-        "task": "sweep",
-        "schedule": _settings.sweep_interval,
-        "options": {"expires": _settings.sweep_interval},  # sweeps do not pile up
-    }
+    "sweep": {"task": "sweep", **_each},
+    **{f"drain.{name}": {"task": "drain", "args": (name,), **_each} for name in SINKS},
 }

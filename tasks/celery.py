@@ -1,13 +1,17 @@
 """The Celery app: ``celery -A tasks …`` finds it here."""
 
 import logging
+import time
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery, Task, signals
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
+from kombu.exceptions import OperationalError
+from redis import Redis
 
 from tasks import audit
-from tasks.errors import UnknownSchemaError
+from tasks.clock import now
 from tasks.settings import settings
 
 #: What our messages look like; to be raised when workers of the release before could not read them.
@@ -30,7 +34,10 @@ class EventTask(Task[Any, Any]):
     ) -> Any:
         """Publish it, as ``celery.Task.apply_async`` does."""
         ours = message_options(*(args or ())[:1])
-        ours["headers"] |= options.get("headers") or {}
+        given = options.get("headers") or {}
+        # A message that is put back as it came keeps the schema it was written in.
+        written = given.get("message_schema", MESSAGE_SCHEMA)
+        ours["headers"] = {**given, **ours["headers"], "message_schema": written}
         return super().apply_async(args, kwargs, **(options | ours))
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
@@ -43,26 +50,45 @@ class EventTask(Task[Any, Any]):
         except Reject as rejected:
             raise Reject(rejected.args[0], requeue=True) from rejected
 
+    def postpone(self, seconds: float, why: str) -> Retry:
+        """Put the message back for so many seconds, which uses up no try. Raise what it returns.
+
+        Raises:
+            Reject: Redis did not take it; it goes back to its queue at once.
+        """
+        again = self.signature_from_request(countdown=seconds, retries=self.request.retries)
+        try:
+            again.apply_async()
+        except OperationalError as error:
+            raise Reject(error, requeue=True) from error
+        return Retry(why, when=now() + timedelta(seconds=seconds))
+
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Put a message of a release newer than ours back, for workers of that release."""
         written = self.request.get("message_schema", MESSAGE_SCHEMA)
         if written > MESSAGE_SCHEMA:
-            error = UnknownSchemaError(f"message schema {written}; known up to {MESSAGE_SCHEMA}")
-            _log.error("%s is kept for workers of another release: %s", task_id, error)
-            raise self.retry(exc=error, countdown=30, max_retries=None)
+            why = f"message schema {written}; known up to {MESSAGE_SCHEMA}"
+            _log.error("%s is kept for workers of another release: %s", task_id, why)
+            raise self.postpone(30, why)
 
 
 def message_options(*key: str) -> dict[str, Any]:
     """Return the options of each of our messages.
 
     All but the dedup key is kept out of Flower and logs; the schema tells a later release what it
-    has before it.
+    has before it; the time (seconds since the epoch) tells a sweep how long queues are.
     """
     return {
         "argsrepr": repr(key),
         "kwargsrepr": "{}",
-        "headers": {"message_schema": MESSAGE_SCHEMA},
+        "headers": {"message_schema": MESSAGE_SCHEMA, "published_at": time.time()},
     }
+
+
+def redis() -> Redis:
+    """The connections of this process to Redis, with bounded waits."""
+    client: Redis = app.backend.client  # type: ignore[attr-defined] # of Celery's Redis backend
+    return client
 
 
 settings()  # a process that cannot start says so before anything else

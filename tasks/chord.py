@@ -18,7 +18,7 @@ from celery.backends.redis import RedisBackend
 from celery.canvas import Signature
 
 from tasks.clock import now, to_rfc3339
-from tasks.errors import DeliveryError
+from tasks.errors import DeliveryError, ParkedError, TransientDeliveryError
 from tasks.outcomes import Outcome, Report
 
 #: Seconds that a complete chord is kept, in case its last part is redelivered.
@@ -96,13 +96,23 @@ def report_of(request: Any, state: str, result: Any) -> Report:
     """Tell how a delivery task ended, from what Celery knows of it."""
     if state == states.SUCCESS:
         return Report.from_json(result)
+    parked = isinstance(result, ParkedError)
+    called = state == states.FAILURE and not parked
     return Report(
         sink=str(request.task).removeprefix("deliver."),
-        outcome=Outcome.REVOKED if state == states.REVOKED else Outcome.FAILED,
-        attempts=int(request.retries or 0) + (state == states.FAILURE),
+        outcome=_outcome(state, parked),
+        attempts=int(request.retries or 0) + called,
         at=to_rfc3339(now()),
         error=_reason(state, result),
+        transient=parked or isinstance(result, TransientDeliveryError),
+        response=getattr(result, "response", None),
     )
+
+
+def _outcome(state: str, parked: bool) -> Outcome:
+    if state == states.REVOKED:
+        return Outcome.REVOKED
+    return Outcome.PARKED if parked else Outcome.FAILED
 
 
 def _reason(state: str, result: Any) -> str:

@@ -10,15 +10,17 @@ Every write is conditional, so whoever comes second learns it from the answer::
     (wakes) settle if version 1 ► refused, old item: merges its outcomes into version 2
 
 ``due_at`` is when a sweep may take the claim: the end of the holder's lease while it is
-processing. Finished claims have no ``due_at`` and so are not in the index ``due``.
+processing, the next appointment (``schedule``) once it has settled with something left to do.
+Finished claims have no ``due_at`` and so are not in the index ``due``.
 """
 
 import json
 import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +32,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tasks.audit import Record
 from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
-from tasks.outcomes import Delivery, Outcome, Status, undelivered
+from tasks.outcomes import Delivery, Outcome, Status, undelivered, waiting
+from tasks.schedule import Appointment, parked_bucket
 from tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -63,6 +66,9 @@ class Head:
     received_at: str
     deliveries: Mapping[str, Delivery]
     notes: Sequence[str] = ()
+    redrives: int = 0
+    targets: Sequence[str] | None = None
+    actor: str | None = None
     revision: int = 0
     lineage_hash: str | None = None
 
@@ -92,8 +98,12 @@ class Claim:
     deliveries: Mapping[str, Delivery]
     version: int = 1
     generation: int = 1  # how many times it has been dispatched
-    dispatches: int = 1  # the same, since an operator last asked for it
+    dispatches: int = 1  # the same, since it last settled
+    redrives: int = 0  # how often the schedule has brought it up again
+    dispatched_at: int = 0  # seconds since the epoch: nothing of it in a queue is older
     holder: str | None = None  # task id of whoever works on it
+    targets: Sequence[str] | None = None  # the sinks that an operator asked for, until it settles
+    actor: str | None = None  # who that was
     due_at: int | None = None
     processed_at: str | None = None
     notes: Sequence[str] = ()
@@ -112,6 +122,9 @@ class Claim:
             received_at=self.received_at,
             deliveries=self.deliveries,
             notes=self.notes,
+            redrives=self.redrives,
+            targets=self.targets,
+            actor=self.actor,
             revision=newest["revision"],
             lineage_hash=newest["lineageHash"],
         )
@@ -120,6 +133,11 @@ class Claim:
     def undelivered(self) -> list[str]:
         """The sinks that do not have it yet."""
         return undelivered(self.deliveries)
+
+    @property
+    def to_deliver(self) -> Sequence[str]:
+        """The sinks that its present dispatch is for."""
+        return waiting(self.deliveries) if self.targets is None else self.targets
 
     def to_json(self) -> dict[str, Any]:
         """As ``claims show --json`` prints it: no metadata, no payload."""
@@ -174,11 +192,13 @@ class Conflict:
 
 
 class Due(NamedTuple):
-    """An entry of the index ``due``; ``at`` is in seconds since the epoch."""
+    """An entry of the index ``due``; times are in seconds since the epoch."""
 
     at: int
     key: str
     version: int
+    status: Status
+    dispatched_at: int
 
 
 class Summary(NamedTuple):
@@ -214,18 +234,22 @@ class Claims:
         absent: DynamoDB may take two days to delete it (FACTS, DynamoDB).
         """
         if new.status is Status.PROCESSING:
-            new = replace(new, due_at=self._lease_end())
+            new = replace(new, due_at=self._lease_end(), dispatched_at=_epoch())
+        absent = "attribute_not_exists(id) OR expires_at < :now"
         try:
-            self._call(
-                "put_item",
-                Item=_to_attributes(_to_item(new) | self._housekeeping(new)),
-                ConditionExpression="attribute_not_exists(id) OR expires_at < :now",
-                ExpressionAttributeValues=_to_attributes({":now": _epoch()}),
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
+            self._put(new, absent, {":now": _epoch()})
         except _RefusedError as refused:
             return self._judge(refused.existing, new)
         return Won(new)
+
+    def _put(self, claim: Claim, condition: str, values: Item) -> None:
+        self._call(
+            "put_item",
+            Item=_to_attributes(_to_item(claim) | self._housekeeping(claim)),
+            ConditionExpression=condition,
+            ExpressionAttributeValues=_to_attributes(values),
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        )
 
     def _judge(self, old: Claim | None, new: Claim) -> Won | Duplicate | Conflict:
         """Decide what a refused put means."""
@@ -242,64 +266,113 @@ class Claims:
             return Won(taken) if taken else Duplicate(old)
         return Duplicate(old)
 
-    def take_over(self, key: str, version: int, holder: str) -> Claim | None:
+    def take_over(
+        self, key: str, version: int, holder: str, *, settled: bool = False
+    ) -> Claim | None:
         """Give an overdue claim to ``holder``, for its next generation.
 
+        ``settled`` tells what that version is: unfinished, so that its dispatch was lost, or
+        settled, so that the schedule has come round.
         Returns None where somebody else was faster, or it is not overdue any more.
         """
-        condition = "version = :version AND due_at <= :now"
+        counts = (
+            "dispatches = :one, redrives = redrives + :one"
+            if settled
+            else "dispatches = dispatches + :one"
+        )
         try:
             return self._hand_over(
                 key,
                 version,
                 holder,
-                dispatches="dispatches + :one",
-                condition=condition,
+                counts,
+                condition="version = :version AND due_at <= :now",
                 more={":now": _epoch()},
             )
         except _RefusedError as refused:
             return self._if_held_by(holder, refused.existing)
 
-    def reopen(self, key: str, sink: str, holder: str) -> Claim:
-        """Give a settled claim to ``holder`` to deliver to ``sink`` again.
+    def reopen(self, claim: Claim, targets: Sequence[str], *, actor: str, holder: str) -> Claim:
+        """Give a settled claim to ``holder`` to deliver to ``targets``, as ``actor`` asked.
 
-        Returns the claim as it is, where the sink has it already or ``holder`` has it.
+        Returns the claim as it is, where ``holder`` has it already.
 
         Raises:
-            ClaimNotFoundError: no such claim, or the event never goes to this sink.
             UnderWayError: somebody is working on it, or was faster to reopen it.
         """
-        claim = self.get(key)
-        if claim is None or sink not in claim.deliveries:
-            raise ClaimNotFoundError(f"no claim of {key} with a delivery to {sink}")
-        if sink not in claim.undelivered or self._if_held_by(holder, claim):
+        if self._if_held_by(holder, claim):
             return claim
         if claim.status is Status.PROCESSING:
-            raise UnderWayError(f"{key} is being worked on; try again once it has settled")
+            raise UnderWayError(f"{claim.id} is being worked on; try again once it has settled")
         try:
             return self._hand_over(
-                key, claim.version, holder, dispatches=":one", condition="version = :version"
+                claim.id,
+                claim.version,
+                holder,
+                "dispatches = :one, targets = :targets, actor = :actor",
+                condition="version = :version",
+                more={":targets": list(targets), ":actor": actor},
             )
-        except _RefusedError:
-            raise UnderWayError(f"{key} has just changed; look at it again") from None
+        except _RefusedError as refused:
+            if mine := self._if_held_by(holder, refused.existing):
+                return mine
+            raise UnderWayError(f"{claim.id} has just changed; look at it again") from None
+
+    def revive(self, old: Claim, new: Claim) -> Claim:
+        """Put ``new`` in the place of ``old``, the claim of an event that was invalid once.
+
+        Raises:
+            UnderWayError: somebody else was faster.
+        """
+        new = replace(
+            new,
+            version=old.version + 1,
+            generation=old.generation + 1,
+            audit=old.audit,
+            due_at=self._lease_end(),
+            dispatched_at=_epoch(),
+        )
+        try:
+            self._put(new, "version = :version", {":version": old.version})
+        except _RefusedError as refused:
+            if mine := self._if_held_by(str(new.holder), refused.existing):
+                return mine
+            raise UnderWayError(f"{new.id} has just changed; look at it again") from None
+        return new
+
+    def prolong(self, key: str, version: int) -> None:
+        """Give an overdue claim's holder one more lease, unless it has changed meanwhile.
+
+        It keeps its version: whoever is about to settle it is not to be held up.
+        """
+        with suppress(_RefusedError):
+            self._call(
+                "update_item",
+                Key=_to_attributes({"id": key}),
+                UpdateExpression="SET due_at = :due_at",
+                ConditionExpression="version = :version AND due_at <= :now",
+                ExpressionAttributeValues=_to_attributes(
+                    {":version": version, ":now": _epoch(), ":due_at": self._lease_end()}
+                ),
+            )
 
     def _hand_over(
         self,
         key: str,
         version: int,
         holder: str,
+        changes: str,
         *,
-        dispatches: str,
         condition: str,
-        more: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any],
     ) -> Claim:
         answer = self._call(
             "update_item",
             Key=_to_attributes({"id": key}),
             UpdateExpression=(
                 "SET #status = :processing, holder = :holder, version = :next,"
-                " generation = generation + :one, dispatches = " + dispatches + ","
-                " due_at = :due_at, due_bucket = :bucket"
+                " generation = generation + :one, " + changes + ","
+                " due_at = :due_at, due_bucket = :bucket, dispatched_at = :epoch"
             ),
             ConditionExpression=condition,
             ExpressionAttributeNames={"#status": "status"},
@@ -312,7 +385,8 @@ class Claims:
                     ":one": 1,
                     ":due_at": self._lease_end(),
                     ":bucket": bucket_of(key),
-                    **(more or {}),
+                    ":epoch": _epoch(),
+                    **more,
                 }
             ),
             ReturnValues="ALL_NEW",
@@ -325,39 +399,57 @@ class Claims:
         return claim if mine else None
 
     def settle(
-        self, head: Head, deliveries: Mapping[str, Delivery], status: Status, record: Record
+        self,
+        head: Head,
+        deliveries: Mapping[str, Delivery],
+        status: Status,
+        record: Record | None,
+        appointment: Appointment | None,
     ) -> Head | None:
         """Write what an event came to: one conditional update, and no read before it.
 
+        ``record`` is None where nothing happened that is worth one; ``appointment`` is when a
+        settled event is due again.
         Returns None when it is written, else the claim's present head, to be merged anew.
 
         Raises:
             ClaimNotFoundError: there is no such claim.
         """
-        finished = status is not Status.PROCESSING
+        sets = ["#status = :status", "version = :next", "deliveries = :deliveries"]
+        values: Item = {
+            ":status": status.value,
+            ":version": head.version,
+            ":next": head.version + 1,
+            ":deliveries": _plain(deliveries),
+        }
+        removes = [] if status is Status.PROCESSING else ["holder", "targets", "actor"]
+        if record:
+            sets += [
+                "processed_at = :processed_at",
+                "audit = list_append(if_not_exists(audit, :none), :record)",
+            ]
+            values |= {
+                ":processed_at": record["processedAt"],
+                ":none": [],
+                ":record": [json.dumps(record, ensure_ascii=False)],
+            }
+        if appointment:
+            sets += ["due_at = :due_at", "due_bucket = :bucket"]
+            values |= {
+                ":due_at": appointment.at,
+                ":bucket": appointment.bucket or bucket_of(head.id),
+            }
+        elif removes:
+            removes += ["due_at", "due_bucket"]
         try:
             self._call(
                 "update_item",
                 Key=_to_attributes({"id": head.id}),
-                UpdateExpression=(
-                    "SET #status = :status, version = :next, deliveries = :deliveries,"
-                    " processed_at = :processed_at,"
-                    " audit = list_append(if_not_exists(audit, :none), :record)"
-                    + (" REMOVE due_at, due_bucket, holder" if finished else "")
-                ),
+                UpdateExpression=f"SET {', '.join(sets)}"
+                + (f" REMOVE {', '.join(removes)}" if removes else ""),
                 ConditionExpression="version = :version",
                 ExpressionAttributeNames={"#status": "status"},
-                ExpressionAttributeValues=_to_attributes(
-                    {
-                        ":status": status.value,
-                        ":version": head.version,
-                        ":next": head.version + 1,
-                        ":deliveries": _plain(deliveries),
-                        ":processed_at": record["processedAt"],
-                        ":none": [],
-                        ":record": [json.dumps(record, ensure_ascii=False)],
-                    }
-                ),
+                ExpressionAttributeValues=_to_attributes(values),
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except _RefusedError as refused:
@@ -392,23 +484,41 @@ class Claims:
         """
         first = random.randrange(BUCKETS)  # noqa: S311 - nobody is to be surprised
         for bucket in (*range(first, BUCKETS), *range(first)):
-            values = {":bucket": str(bucket), ":until": _epoch() if until is None else until}
-            for item in self._query(
-                IndexName="due",
-                KeyConditionExpression="due_bucket = :bucket AND due_at <= :until",
-                ExpressionAttributeValues=_to_attributes(values),
-            ):
-                yield Due(int(item["due_at"]), item["id"], int(item["version"]))
+            yield from self._due_in(str(bucket), _epoch() if until is None else until)
 
-    def received(self) -> Iterator[Summary]:
-        """Yield a summary of every claim kept, oldest first; reads the index a day at a time."""
-        today = now()
-        for days in range(self._retention_days, -1, -1):
-            day = (today - timedelta(days=days)).date().isoformat()
+    def parked(self, sink: str, until: int | None = None) -> Iterator[Due]:
+        """Yield what waits for a sink's recovery, received up to ``until``, oldest first."""
+        yield from self._due_in(parked_bucket(sink), _epoch() if until is None else until)
+
+    def _due_in(self, bucket: str, until: int) -> Iterator[Due]:
+        for item in self._query(
+            IndexName="due",
+            KeyConditionExpression="due_bucket = :bucket AND due_at <= :until",
+            ExpressionAttributeValues=_to_attributes({":bucket": bucket, ":until": until}),
+        ):
+            yield Due(
+                int(item["due_at"]),
+                item["id"],
+                int(item["version"]),
+                Status(item["status"]),
+                int(item["dispatched_at"]),
+            )
+
+    def received(
+        self, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[Summary]:
+        """Yield a summary of every claim received on the days in question, oldest first.
+
+        Reads the index a day at a time; without bounds, every day that is kept.
+        """
+        newest = (until or now()).astimezone(UTC).date()
+        oldest = now().date() - timedelta(days=self._retention_days)
+        day = max(oldest, since.astimezone(UTC).date()) if since else oldest
+        while day <= newest:
             for item in self._query(
                 IndexName="received",
                 KeyConditionExpression="received_day = :day",
-                ExpressionAttributeValues=_to_attributes({":day": day}),
+                ExpressionAttributeValues=_to_attributes({":day": day.isoformat()}),
             ):
                 yield Summary(
                     item["id"],
@@ -418,6 +528,7 @@ class Claims:
                     item.get("interaction_id"),
                     _deliveries(item["deliveries"]),
                 )
+            day += timedelta(days=1)
 
     def _query(self, **arguments: Any) -> Iterator[Item]:
         while True:
@@ -490,6 +601,8 @@ def _deliveries(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Delivery]:
             tries={generation: int(count) for generation, count in data["tries"].items()},
             error=data["error"],
             at=data["at"],
+            transient=data["transient"],
+            response=data["response"],
         )
         for sink, data in plain.items()
     }
@@ -502,7 +615,11 @@ def _to_item(claim: Claim) -> Item:
         "version": claim.version,
         "generation": claim.generation,
         "dispatches": claim.dispatches,
+        "redrives": claim.redrives,
+        "dispatched_at": claim.dispatched_at,
         "holder": claim.holder,
+        "targets": claim.targets,
+        "actor": claim.actor,
         "due_at": claim.due_at,
         "received_at": claim.received_at,
         "processed_at": claim.processed_at,
@@ -534,7 +651,11 @@ def _from_attributes(attributes: Mapping[str, Any]) -> Claim:
         version=int(item["version"]),
         generation=int(item["generation"]),
         dispatches=int(item["dispatches"]),
+        redrives=int(item["redrives"]),
+        dispatched_at=int(item["dispatched_at"]),
         holder=item.get("holder"),
+        targets=item.get("targets"),
+        actor=item.get("actor"),
         due_at=int(item["due_at"]) if "due_at" in item else None,
         received_at=item["received_at"],
         processed_at=item.get("processed_at"),

@@ -4,17 +4,22 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from tasks.audit import verify
 from tasks.bound import settled_within
-from tasks.claims import Claim, Summary
+from tasks.breaker import State
+from tasks.celery import app, redis
+from tasks.claims import Claim, Due, Summary
 from tasks.claims import claims as table
 from tasks.clock import now
+from tasks.deliver import breaker_of
 from tasks.errors import StoreError
 from tasks.outcomes import Delivery, Outcome, Status, undelivered
 from tasks.settings import settings
@@ -31,6 +36,9 @@ _COLOURS: Mapping[str, str] = {
     Status.COMPLETED: "green",
     Status.PARTIAL_FAILURE: "red",
     Status.PROCESSING: "yellow",
+    State.CLOSED: "green",
+    State.OPEN: "red",
+    State.HALF_OPEN: "yellow",
 }
 
 
@@ -38,13 +46,17 @@ def _paint(word: str, width: int = 0) -> str:
     return click.style(f"{word:<{width}}", fg=_COLOURS.get(word))
 
 
-def _store_errors_are_told(command: Callable[..., None]) -> Callable[..., None]:
+def tell_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command end with a message where DynamoDB or Redis does not answer."""
+
     @wraps(command)
     def told(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except StoreError as error:
             raise click.ClickException(str(error)) from error
+        except (RedisError, OperationalError) as error:
+            raise click.ClickException(f"Redis: {error}") from error
 
     return told
 
@@ -57,7 +69,7 @@ def claims() -> None:
 @claims.command(cls=CeleryCommand)
 @click.argument("key", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@_store_errors_are_told
+@tell_errors
 def show(key: str, as_json: bool) -> None:
     """Show the whole life of one event. ID is its event id, or ID@REPLAY-NAME for a replay."""
     claim = _get(key)
@@ -73,7 +85,7 @@ def show(key: str, as_json: bool) -> None:
 @click.option("--sink", type=click.Choice(list(SINKS)), help="That this sink has not got.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@_store_errors_are_told
+@tell_errors
 def list_(status: str | None, due: bool, sink: str | None, limit: int, as_json: bool) -> None:
     """List events, oldest first."""
     found = (
@@ -88,7 +100,7 @@ def list_(status: str | None, due: bool, sink: str | None, limit: int, as_json: 
             _print_json(_summary_json(summary))
         return
     for summary in listed:
-        click.echo(_line(summary))
+        print_line(summary)
     if not listed:
         click.echo("none", err=True)
     elif len(listed) == limit:
@@ -97,40 +109,57 @@ def list_(status: str | None, due: bool, sink: str | None, limit: int, as_json: 
 
 @click.command(cls=CeleryCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
-@_store_errors_are_told
-def stats(context: click.Context, as_json: bool) -> None:
-    """Show what waits, what is overdue, and within which time an event is settled."""
-    app = context.obj.app
-    with app.connection_for_read() as connection:
-        client = connection.default_channel.client
-        backlog = {queue.name: client.llen(queue.name) for queue in app.conf.task_queues}
-    epoch = int(now().timestamp())
-    total = overdue = 0
-    oldest: int | None = None
-    for due in table().due(until=_END_OF_TIME):
-        total += 1
-        overdue += due.at <= epoch
-        oldest = due.at if oldest is None else min(oldest, due.at)
-    late = max(0, epoch - oldest) if oldest is not None else 0
-    found = {
-        "backlog": backlog,
-        "due": total,
-        "overdue": overdue,
-        "oldestOverdueSeconds": late,
-        "settledWithinSeconds": settled_within(settings()),
-    }
+@tell_errors
+def stats(as_json: bool) -> None:
+    """Show what waits, what is overdue or parked, and within which time an event is settled."""
+    found = _stats()
     if as_json:
         _print_json(found)
         return
     click.echo("waiting in queues")
-    for name, length in backlog.items():
+    for name, length in found["backlog"].items():
         click.echo(f"  {name:<18}  {length}")
     click.echo("claims")
-    click.echo(f"  not settled yet     {total}")
-    click.echo(f"  of these, overdue   {overdue}" + (f", by up to {late} s" if overdue else ""))
+    overdue = f", by up to {found['oldestOverdueSeconds']} s" if found["overdue"] else ""
+    click.echo(f"  being worked on     {found['processing']}")
+    click.echo(f"  to be tried again   {found['due'] - found['processing']}")
+    click.echo(f"  overdue             {found['overdue']}{overdue}")
+    click.echo("sinks")
+    for name, sink in found["sinks"].items():
+        probe = f", next probe in {sink['probeInSeconds']:.0f} s" if sink["state"] == "open" else ""
+        click.echo(
+            f"  {name:<18}  {_paint(sink['state'])}{probe}; {sink['parked']} parked; "
+            f"{sink['failures']} failures in a row; opened {sink['opened']} times"
+        )
     click.echo(f"an accepted event is settled within {found['settledWithinSeconds']} s")
     click.echo("  (docs/reliability.md; time in the queues, or with a part away, not counted)")
+
+
+def _stats() -> dict[str, Any]:
+    epoch = int(now().timestamp())
+    parked = {name: sum(1 for _ in table().parked(name)) for name in SINKS}
+    due = list(table().due(until=_END_OF_TIME))
+    overdue = [entry.at for entry in due if entry.at <= epoch]
+    return {
+        "backlog": {queue.name: redis().llen(queue.name) for queue in app.conf.task_queues},
+        "due": len(due) + sum(parked.values()),
+        "processing": sum(entry.status is Status.PROCESSING for entry in due),
+        "overdue": len(overdue),
+        "oldestOverdueSeconds": epoch - min(overdue, default=epoch),
+        "sinks": {name: _sink_stats(name, parked[name]) for name in SINKS},
+        "settledWithinSeconds": settled_within(settings()),
+    }
+
+
+def _sink_stats(name: str, parked: int) -> dict[str, Any]:
+    look = breaker_of(name).look()
+    return {
+        "state": look.state.value,
+        "parked": parked,
+        "failures": look.failures,
+        "opened": look.opened,
+        "probeInSeconds": look.probe_in,
+    }
 
 
 @click.group()
@@ -140,7 +169,7 @@ def audit() -> None:
 
 @audit.command(name="show", cls=CeleryCommand)
 @click.argument("key", metavar="ID")
-@_store_errors_are_told
+@tell_errors
 def show_audit(key: str) -> None:
     """Print the audit records of one event, oldest first, one JSON object a line."""
     for record in _get(key).audit:
@@ -150,7 +179,7 @@ def show_audit(key: str) -> None:
 @audit.command(name="verify", cls=CeleryCommand)
 @click.argument("keys", metavar="[ID]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Every event that is kept.")
-@_store_errors_are_told
+@tell_errors
 def verify_audit(keys: Sequence[str], every: bool) -> None:
     """Compute the hashes of audit records anew. Exits 1 and names each event whose chain breaks."""
     if bool(keys) == every:
@@ -183,9 +212,13 @@ def _kept() -> Iterator[Claim]:
             yield claim
 
 
+def _unfinished() -> Iterator[Due]:
+    return chain(table().due(until=_END_OF_TIME), *map(table().parked, SINKS))
+
+
 def _due() -> Iterator[Summary]:
     """What has something left to do. A claim may settle between the index and its reading."""
-    for due in sorted(table().due(until=_END_OF_TIME)):
+    for due in sorted(_unfinished()):
         claim = table().get(due.key)
         if claim and claim.due_at is not None:
             yield claim.summary()
@@ -206,13 +239,14 @@ def _summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _line(summary: Summary) -> str:
+def print_line(summary: Summary) -> None:
+    """Print one event as a line of a list."""
     sinks = undelivered(summary.deliveries)
     lacking = f"not {sinks[0]}" if len(sinks) == 1 else f"not {len(sinks)} sinks" if sinks else ""
     received = summary.received_at[5:19].replace("T", " ")
     kind = summary.event_type or "–"
     status = _paint(summary.status, 15)
-    return f"{received}  {status}  {kind:<9}  {_printable(summary.id)}  {lacking}".rstrip()
+    click.echo(f"{received}  {status}  {kind:<9}  {_printable(summary.id)}  {lacking}".rstrip())
 
 
 def _describe(claim: Claim) -> Iterator[str]:

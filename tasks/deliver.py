@@ -1,13 +1,15 @@
 """``deliver.<sink>``: one HTTP call of one event to one sink, tried again as its policy says."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 
+from tasks.breaker import Breaker
 from tasks.call import post, session_of
-from tasks.celery import app
+from tasks.celery import app, redis
 from tasks.claims import claims
 from tasks.clock import now, to_rfc3339
 from tasks.dispatch import delivery_payload, settle_signature
@@ -41,49 +43,80 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
         time_limit=policy.attempt + 15,
     )
     def deliver(
-        self: Task[Any, Any], key: str, payload: Mapping[str, Any] | None = None
+        self: Task[Any, Any],
+        key: str,
+        payload: Mapping[str, Any] | None = None,
+        actor: str | None = None,
     ) -> dict[str, Any]:
-        """Deliver one event. With the key alone, the rest is read from its claim."""
+        """Deliver one event. With the key alone, the rest is read from its claim.
+
+        ``actor`` is who asked for it, where somebody did.
+        """
         if lost_too_often(self):
             raise DeliveryError("given up: it kept killing its worker")
         if payload is None:
-            payload = _reopen(self, key, sink)
+            payload = _reopen(self, key, sink, actor or f"somebody at {_host_of_sender(self)}")
             if payload is None:
                 return _report(self, sink, attempts=0)
-        body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
-        url, idempotency_key = settings().endpoint(sink.name), sink.idempotency_key(key)
         try:
-            post(session_of(sink.name), url, body, idempotency_key, policy)
+            with breaker_of(sink.name).watch(str(self.request.id)):
+                _call(sink, key, payload)
         except TransientDeliveryError as error:
             if error.retry_after is None:
                 raise  # to autoretry
             raise self.retry(
                 exc=error, countdown=min(error.retry_after, policy.retry_after_cap)
             ) from None
-        except SoftTimeLimitExceeded:
-            raise TransientDeliveryError("the answer came too slowly") from None
         return _report(self, sink, attempts=self.request.retries + 1)
 
     return deliver
 
 
-def _reopen(task: Task[Any, Any], key: str, sink: Sink) -> dict[str, Any] | None:
+def _call(sink: Sink, key: str, payload: Mapping[str, Any]) -> None:
+    body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
+    url, policy = settings().endpoint(sink.name), settings().policies[sink.name]
+    try:
+        post(session_of(sink.name), url, body, sink.idempotency_key(key), policy)
+    except SoftTimeLimitExceeded:
+        raise TransientDeliveryError("the answer came too slowly") from None
+
+
+def _reopen(task: Task[Any, Any], key: str, sink: Sink, actor: str) -> dict[str, Any] | None:
     """Take a settled claim up again for one sink; None if the sink has the event already.
 
     The running task becomes a chord of one, so that it settles like any other delivery.
+
+    Raises:
+        ClaimNotFoundError: no such claim, or the event never goes to this sink.
+        UnderWayError: somebody is working on it.
     """
-    claim = claims().reopen(key, sink.name, holder=str(task.request.id))
+    claim = claims().get(key)
+    if claim is None or sink.name not in claim.deliveries:
+        raise ClaimNotFoundError(f"no claim of {key} with a delivery to {sink.name}")
     if sink.name not in claim.undelivered:
         return None
+    claim = claims().reopen(claim, [sink.name], actor=actor, holder=str(task.request.id))
     task.request.chord = settle_signature(claim, size=1)  # type: ignore[assignment]
     task.request.group = f"{key}.{sink.name}.{claim.generation}"
     return delivery_payload(claim)
+
+
+def _host_of_sender(task: Task[Any, Any]) -> str:
+    """Name the host that a message came from; Celery writes ``gen<process>@<host>``."""
+    return str(task.request.origin or "").partition("@")[2] or "an unknown host"
 
 
 def _report(task: Task[Any, Any], sink: Sink, attempts: int) -> dict[str, Any]:
     return Report(
         sink=sink.name, outcome=Outcome.DELIVERED, attempts=attempts, at=to_rfc3339(now())
     ).to_json()
+
+
+@cache
+def breaker_of(sink: str) -> Breaker:
+    """The circuit breaker of a sink; when it closes, what was parked is drained."""
+    policy = settings().policies[sink]
+    return Breaker(redis(), sink, policy, lambda: app.send_task("drain", (sink,)))
 
 
 #: One task a sink, by the sink's name.

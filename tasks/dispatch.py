@@ -14,19 +14,19 @@ from tasks.sinks import SINKS
 
 
 def fan_out(claim: Claim, event: InteractionEvent | None = None) -> None:
-    """Publish a delivery to every sink that does not have the event yet, then settle.
+    """Publish a delivery to every sink that this dispatch of the claim is for, then settle.
 
     Task ids follow from the claim, so publishing the same generation twice counts once.
     """
     payload = delivery_payload(claim, event)
-    settle = settle_signature(claim, len(claim.undelivered))
+    settle = settle_signature(claim, len(claim.to_deliver))
     header = [
         app.signature(
             SINKS[sink].task_name,
             args=(claim.id, payload),
             task_id=f"{claim.id}.{sink}.{claim.generation}",
         )
-        for sink in claim.undelivered
+        for sink in claim.to_deliver
     ]
     with app.producer_or_acquire() as producer, producer.batch():  # one round trip
         if header:

@@ -67,12 +67,19 @@ class DeliveryError(ProcessorError):
     """
 
 
+class ParkedError(DeliveryError):
+    """Raised in place of a call where the sink's breaker is open; it is delivered later."""
+
+
 class TransientDeliveryError(DeliveryError):
     """Raised when a sink could not take an event now; its class is what decides on a retry.
 
     ``retry_after`` is how many seconds the sink asked us to wait, where it did.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, sick: bool = True
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.sick = sick

@@ -5,7 +5,7 @@ outcomes may arrive twice, late and in any order, and the claim ends up the same
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -35,12 +35,16 @@ class Delivery:
 
     ``tries`` counts attempts by generation (the how-manieth dispatch of the event), so that
     merging the same outcome twice does not count its attempts twice. ``at`` is RFC 3339.
+    ``transient``: it may get through by itself later. ``response`` is an excerpt of what the sink
+    answered with its refusal; it may hold personal data, so it is kept on the claim alone.
     """
 
     outcome: Outcome = Outcome.PENDING
     tries: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     at: str | None = None
+    transient: bool = False
+    response: str | None = None
 
     @property
     def attempts(self) -> int:
@@ -49,10 +53,13 @@ class Delivery:
 
     def merge(self, other: "Delivery") -> "Delivery":
         """Return what both together say: commutative, associative, idempotent."""
-        stands = _standing(self, other)
         generations = self.tries.keys() | other.tries.keys()
         tries = {g: max(self.tries.get(g, 0), other.tries.get(g, 0)) for g in sorted(generations)}
-        return Delivery(outcome=stands.outcome, tries=tries, error=stands.error, at=stands.at)
+        return replace(_standing(self, other), tries=tries)
+
+    def same_end(self, other: "Delivery") -> bool:
+        """Tell whether both ended alike, whenever and after however many attempts."""
+        return (self.outcome, self.error) == (other.outcome, other.error)
 
     def to_json(self) -> dict[str, Any]:
         """As ``claims show --json`` prints it."""
@@ -61,12 +68,14 @@ class Delivery:
             "attempts": self.attempts,
             "error": self.error,
             "at": self.at,
+            **({"response": self.response} if self.response else {}),
         }
 
 
 def _standing(one: Delivery, other: Delivery) -> Delivery:
-    def rank(delivery: Delivery) -> tuple[str, str, str]:
-        return delivery.at or "", delivery.outcome, delivery.error or ""
+    def rank(delivery: Delivery) -> tuple[str, str, str, bool, str]:
+        reason = delivery.error or "", delivery.transient, delivery.response or ""
+        return delivery.at or "", delivery.outcome, *reason
 
     delivered = [d for d in (one, other) if d.outcome is Outcome.DELIVERED]
     if delivered:
@@ -83,16 +92,12 @@ class Report:
     attempts: int
     at: str
     error: str | None = None
+    transient: bool = False
+    response: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it travels."""
-        return {
-            "sink": self.sink,
-            "outcome": self.outcome.value,
-            "attempts": self.attempts,
-            "at": self.at,
-            "error": self.error,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Report":
@@ -101,8 +106,14 @@ class Report:
 
     def delivery(self, generation: int) -> Delivery:
         """The state that this report alone would give, as part of that generation."""
-        tries = {str(generation): self.attempts}
-        return Delivery(outcome=self.outcome, tries=tries, error=self.error, at=self.at)
+        return Delivery(
+            outcome=self.outcome,
+            tries={str(generation): self.attempts},
+            error=self.error,
+            at=self.at,
+            transient=self.transient,
+            response=self.response,
+        )
 
 
 def merge(
@@ -133,3 +144,12 @@ def status_of(deliveries: Iterable[Delivery]) -> Status:
 def undelivered(deliveries: Mapping[str, Delivery]) -> list[str]:
     """Name the sinks that do not have the event yet."""
     return [sink for sink, d in deliveries.items() if d.outcome is not Outcome.DELIVERED]
+
+
+def waiting(deliveries: Mapping[str, Delivery]) -> list[str]:
+    """Name the sinks that are still to get it without anybody's asking: pending or transient."""
+    return [
+        sink
+        for sink, d in deliveries.items()
+        if d.outcome is Outcome.PENDING or (d.transient and d.outcome is not Outcome.DELIVERED)
+    ]

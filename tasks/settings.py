@@ -140,6 +140,13 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _seconds(text: str) -> tuple[int, ...]:
+    waits = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,6}", wait) for wait in waits):
+        raise ValueError("not whole numbers of seconds, comma-separated")
+    return tuple(map(int, waits))
+
+
 def _one_of(choices: type[StrEnum]) -> Callable[[str], StrEnum]:
     def parse(text: str) -> StrEnum:
         if text not in list(choices):
@@ -260,6 +267,21 @@ class Settings:
         example="5",
         default="5",
     )
+    redrive_schedule: tuple[int, ...] = _setting(
+        "REDRIVE_SCHEDULE_SECONDS",
+        _seconds,
+        "Waits before a delivery whose quick tries were used up is tried again, comma-separated; "
+        "the last one repeats.",
+        example="60,300,900,3600",
+        default="60,300,900,3600,10800,21600,43200,86400",
+    )
+    redrive_max_age: int = _setting(
+        "REDRIVE_MAX_AGE_SECONDS",
+        _integer(1, 30 * 86_400),
+        "Age at which an event that some sink still lacks is given up.",
+        example="259200",
+        default="259200",
+    )
     visibility_timeout: int = _setting(
         "VISIBILITY_TIMEOUT_SECONDS",
         _integer(1, 86_400),
@@ -269,7 +291,7 @@ class Settings:
     )
     retention_days: int = _setting(
         "RETENTION_DAYS",
-        _integer(2, 3_650),
+        _integer(4, 3_650),
         "How long a claim and its audit records are kept, and a duplicate is known as one.",
         example="30",
         default="30",
@@ -378,6 +400,8 @@ _POLICY = {
     "retry_after_cap": ("RETRY_AFTER_CAP_SECONDS", 1, 3_600, "Longest `Retry-After` obeyed."),
     "connect_timeout": ("CONNECT_TIMEOUT_SECONDS", 1, 300, "Time to connect."),
     "read_timeout": ("READ_TIMEOUT_SECONDS", 1, 300, "Time to answer."),
+    "breaker_failures": ("BREAKER_FAILURES", 1, 10_000, "Failures in a row that open the breaker."),
+    "breaker_seconds": ("BREAKER_SECONDS", 1, 86_400, "Time that the breaker stays open."),
 }
 
 
@@ -452,6 +476,12 @@ def load(environ: Mapping[str, str], role: Role | None = None) -> Settings:
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     """Tell which settings, each right by itself, break the promises together."""
+    if settings.redrive_max_age >= settings.retention_days * 86_400:
+        yield (
+            f"REDRIVE_MAX_AGE_SECONDS: {settings.redrive_max_age} is not below the "
+            f"{settings.retention_days} days of RETENTION_DAYS: a claim would go away with "
+            "something left to do; expected, for example: 259200"
+        )
     for name, policy in settings.policies.items():
         if policy.longest_wait >= settings.visibility_timeout:
             yield (

@@ -1,6 +1,6 @@
 """``settle``: merge outcomes into the claim, set the status, write the audit record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from celery import Task
@@ -10,7 +10,9 @@ from tasks.celery import app
 from tasks.claims import Claims, Head, claims
 from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
-from tasks.outcomes import Report, Status, merge, status_of
+from tasks.outcomes import Delivery, Report, Status, merge, status_of, undelivered, waiting
+from tasks.schedule import Appointment, next_appointment
+from tasks.settings import settings
 
 #: How often a settle may find that another changed the claim under it before it backs off.
 CONTENTIONS = 10
@@ -68,22 +70,54 @@ def settle_claim(
             if written and head.lineage_hash == written["lineageHash"]:
                 break  # the write of the round before went through; its answer was lost
             return head.status  # nothing new; an invalid event stays failed
-        written = audit.make_record(
-            event_id=key,
-            interaction_id=head.interaction_id,
-            event_type=head.event_type,
-            received_at=head.received_at,
-            processed_at=to_rfc3339(now()),
-            status=status,
-            deliveries=deliveries,
-            previous=(head.revision, head.lineage_hash),
-            notes=head.notes,
+        moment = now()
+        appointment = (
+            None
+            if status is Status.PROCESSING
+            else next_appointment(deliveries, head.received_at, head.redrives, moment, settings())
         )
-        newer = claims.settle(head, deliveries, status, written)
+        notes = list(_notes(head, deliveries, status, appointment))
+        written = None
+        if notes or head.actor or not _same_ends(head, deliveries):
+            written = audit.make_record(
+                event_id=key,
+                interaction_id=head.interaction_id,
+                event_type=head.event_type,
+                received_at=head.received_at,
+                processed_at=to_rfc3339(moment),
+                status=status,
+                deliveries=deliveries,
+                previous=(head.revision, head.lineage_hash),
+                notes=[*head.notes, *notes],
+                actor=head.actor,
+            )
+        newer = claims.settle(head, deliveries, status, written, appointment)
         if newer is None:
             break
         head = newer
     else:
         raise StoreError(f"the claim of {key} changed {CONTENTIONS} times while it was settled")
-    audit.log_records([written])
+    if written:
+        audit.log_records([written])
     return status
+
+
+def _same_ends(head: Head, deliveries: Mapping[str, Delivery]) -> bool:
+    """Tell whether the newest audit record says all there is to say, but for attempts and times."""
+    return head.revision > 0 and all(
+        sink in head.deliveries and delivery.same_end(head.deliveries[sink])
+        for sink, delivery in deliveries.items()
+    )
+
+
+def _notes(
+    head: Head,
+    deliveries: Mapping[str, Delivery],
+    status: Status,
+    appointment: Appointment | None,
+) -> Iterator[str]:
+    """Tell what the outcomes do not."""
+    if forced := [s for s in head.targets or () if s not in undelivered(head.deliveries)]:
+        yield f"sent again to who had it: {', '.join(forced)}"
+    if status is not Status.PROCESSING and appointment is None and (left := waiting(deliveries)):
+        yield f"given up, past its age limit: {', '.join(left)}"

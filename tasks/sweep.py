@@ -1,19 +1,27 @@
 """``sweep``: take over what is overdue, and do what its holder did not live to do."""
 
+import json
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from celery import Task
+from redis import Redis
 
-from tasks.celery import app
-from tasks.claims import Claim, Claims, claims
+from tasks.celery import app, redis
+from tasks.claims import Claim, Claims, Due, claims
 from tasks.clock import now, to_rfc3339
 from tasks.dispatch import fan_out
 from tasks.errors import ClaimNotFoundError, InvalidEventError, UnknownSchemaError
-from tasks.outcomes import Outcome, Report
+from tasks.outcomes import Outcome, Report, Status
 from tasks.settings import Settings, settings
 from tasks.settle import settle_claim
+from tasks.sinks import SINKS
+
+#: Where the messages of a dispatched event may wait.
+QUEUES = ("settle", *(sink.task_name for sink in SINKS.values()))
 
 _log = logging.getLogger(__name__)
 
@@ -24,65 +32,108 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
 
     Several may run at once: each claim goes to one of them.
     """
-    if key is not None:
-        claim = claims().get(key)
-        if claim is None:
-            raise ClaimNotFoundError(f"no claim of {key}")
-        return {"takenOver": int(take_over(claims(), key, claim.version, str(self.request.id)))}
-    return {"takenOver": sweep_due(claims(), settings(), holder=str(self.request.id))}
+    holder = str(self.request.id)
+    if key is None:
+        taken = sweep_due(claims(), settings(), waiting_since(redis()), holder)
+        return {"takenOver": taken}
+    claim = claims().get(key)
+    if claim is None:
+        raise ClaimNotFoundError(f"no claim of {key}")
+    due = Due(claim.due_at or 0, key, claim.version, claim.status, claim.dispatched_at)
+    return {"takenOver": int(take_over(claims(), due, holder))}
 
 
-def sweep_due(claims: Claims, settings: Settings, holder: str) -> int:
-    """Take over what is overdue, up to one interval's share; the next sweep goes on from there."""
+def waiting_since(redis: Redis) -> float:
+    """Tell since when the next message of the longest queue waits, in seconds since the epoch.
+
+    What was dispatched later may wait behind it still.
+    """
+    pipe = redis.pipeline(transaction=False)
+    for queue in QUEUES:
+        pipe.lindex(queue, -1)
+    texts = [text for text in pipe.execute() if text]
+    return min((_published_at(text) for text in texts), default=float("inf"))
+
+
+def _published_at(text: str | bytes) -> float:
+    try:
+        return float(json.loads(text)["headers"]["published_at"])
+    except (ValueError, KeyError, TypeError):  # not one of ours
+        return float("inf")
+
+
+def sweep_due(claims: Claims, settings: Settings, waiting_since: float, holder: str) -> int:
+    """Take over what is overdue, up to one interval's share; the next sweep goes on from there.
+
+    An event whose messages may still be in a queue is not overdue, however long the queue is:
+    its lease is prolonged.
+    """
     deadline = time.monotonic() + settings.sweep_interval
     share = settings.sweep_rate * settings.sweep_interval
-    taken = 0
-    for due in claims.due():
-        if taken == share or time.monotonic() > deadline:
+    taken = prolonged = 0
+    for due in _overdue(claims, settings):
+        if taken + prolonged == share or time.monotonic() > deadline:
             _log.warning("took over %d claims; more are overdue, for the next sweep", taken)
             break
-        try:
-            taken += take_over(claims, due.key, due.version, holder)
-        except UnknownSchemaError as error:
-            _log.error("left for workers of another release: %s", error)
+        if due.status is Status.PROCESSING and due.dispatched_at >= waiting_since:
+            claims.prolong(due.key, due.version)
+            prolonged += 1
+        else:
+            taken += take_over(claims, due, holder)
+    if prolonged:
+        _log.warning("%d claims wait in queues past their lease: too few workers?", prolonged)
     return taken
 
 
-def give_up(claims: Claims, claim: Claim) -> None:
-    """Settle a claim whose every dispatch died: what has no outcome yet is failed."""
+def _overdue(claims: Claims, settings: Settings) -> Iterator[Due]:
+    """What is due, and what has been parked beyond its age limit, to be given up."""
+    too_old = int(now().timestamp()) - settings.redrive_max_age
+    return chain(claims.due(), *(claims.parked(sink, until=too_old) for sink in SINKS))
+
+
+def give_up(claims: Claims, claim: Claim, sinks: Sequence[str], reason: str) -> None:
+    """Settle a claim as failed for these sinks."""
+    at = to_rfc3339(now())
     reports = [
-        Report(
-            sink=sink,
-            outcome=Outcome.FAILED,
-            attempts=0,
-            at=to_rfc3339(now()),
-            error=f"given up: {claim.dispatches - 1} dispatches did not live to settle it",
-        )
-        for sink in claim.undelivered
+        Report(sink=sink, outcome=Outcome.FAILED, attempts=0, at=at, error=f"given up: {reason}")
+        for sink in sinks
     ]
     status = settle_claim(claims, claim.id, claim.head, reports, claim.generation)
-    _log.error("gave up %s after %d dispatches: %s", claim.id, claim.dispatches - 1, status)
+    _log.error("gave up %s for %s, %s: %s", claim.id, ", ".join(sinks), reason, status)
 
 
-def take_over(claims: Claims, key: str, version: int, holder: str) -> bool:
-    """Take over one claim and fan out what it lacks; False if somebody else was faster."""
-    claim = claims.take_over(key, version, holder)
+def take_over(claims: Claims, due: Due, holder: str) -> bool:
+    """Take over one claim and fan out what it lacks.
+
+    False if somebody else was faster, or if this release cannot read it: it stays due then.
+    """
+    settled = due.status is not Status.PROCESSING
+    try:
+        claim = claims.take_over(due.key, due.version, holder, settled=settled)
+    except UnknownSchemaError as error:
+        _log.error("left for workers of another release: %s", error)
+        return False
     if claim is None:
         return False
     if claim.dispatches > settings().max_dispatches:
-        give_up(claims, claim)
+        reason = f"{claim.dispatches - 1} dispatches did not live to settle it"
+        give_up(claims, claim, claim.to_deliver, reason)
         return True
+    if gone := [sink for sink in claim.to_deliver if sink not in SINKS]:
+        give_up(claims, claim, gone, "there is no such sink any more")
+        return True  # what else it lacks is due again
     try:
         fan_out(claim)
     except InvalidEventError as error:
         # Valid when it was claimed, so by the code of another release. It stays due, and must
         # not keep the sweep from the claims behind it.
-        _log.error("cannot read %s any more: %s", key, error)
+        _log.error("cannot read %s any more: %s", due.key, error)
         return False
-    _log.warning(
-        "took over %s, overdue: generation %d, to deliver: %s",
-        key,
-        claim.generation,
-        ", ".join(claim.undelivered) or "nothing, only to settle",
-    )
+    if not settled:
+        _log.warning(
+            "took over %s, overdue: generation %d, to deliver: %s",
+            due.key,
+            claim.generation,
+            ", ".join(claim.to_deliver) or "nothing, only to settle",
+        )
     return True

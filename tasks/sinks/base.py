@@ -27,6 +27,8 @@ class Policy:
     retry_after_cap: int = 60
     connect_timeout: int = 3
     read_timeout: int = 10
+    breaker_failures: int = 10
+    breaker_seconds: int = 30
 
     @property
     def attempt(self) -> int:

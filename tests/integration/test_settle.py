@@ -286,7 +286,7 @@ def test_a_delivery_called_by_hand_while_the_event_is_processed_fails(
     system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
 ) -> None:
     event = envelope()
-    sinks.behave("compliance", "slow", seconds=1)
+    sinks.behave("compliance", "slow", seconds=8)  # until the call by hand has failed, at most
     key = system.accept(event)
     eventually(lambda: system.calls(event)["compliance"])
     task_events.wait_for(call(app, "deliver.crm", key), "failed")

@@ -63,6 +63,16 @@ def bent_envelopes(draw: st.DrawFn) -> Any:
     return copy.deepcopy(envelope)
 
 
+def reasons_of(outcome: Outcome) -> st.SearchStrategy[dict[str, Any]]:
+    """Why a delivery ended as it did, and whether it may yet get through."""
+    if outcome is Outcome.DELIVERED:
+        return st.just({})
+    responses = st.none() | st.just("no such account")
+    return st.fixed_dictionaries(
+        {"error": reasons, "transient": st.booleans(), "response": responses}
+    )
+
+
 @st.composite
 def deliveries(draw: st.DrawFn) -> Delivery:
     """A delivery as it can stand in a claim."""
@@ -72,8 +82,8 @@ def deliveries(draw: st.DrawFn) -> Delivery:
     return Delivery(
         outcome=outcome,
         tries=draw(st.dictionaries(generations.map(str), st.integers(0, 5), max_size=3)),
-        error=None if outcome is Outcome.DELIVERED else draw(reasons),
         at=draw(moments),
+        **draw(reasons_of(outcome)),
     )
 
 
@@ -86,7 +96,7 @@ def reports(draw: st.DrawFn) -> Report:
         outcome=outcome,
         attempts=draw(st.integers(0, 5)),
         at=draw(moments),
-        error=None if outcome is Outcome.DELIVERED else draw(reasons),
+        **draw(reasons_of(outcome)),
     )
 
 

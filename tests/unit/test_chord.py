@@ -6,7 +6,7 @@ from hypothesis import given
 
 from tasks.chord import report_of
 from tasks.clock import from_rfc3339
-from tasks.errors import ClaimNotFoundError, DeliveryError, TransientDeliveryError
+from tasks.errors import ClaimNotFoundError, DeliveryError, ParkedError, TransientDeliveryError
 from tasks.outcomes import Outcome
 
 from .samples import report
@@ -26,7 +26,6 @@ def test_a_delivery_that_succeeded_reports_for_itself(said):
     ("raised", "error"),
     [
         (DeliveryError("400 Bad Request"), "400 Bad Request"),
-        (TransientDeliveryError("503 Service Unavailable", 7.0), "503 Service Unavailable"),
         # Anybody else's text may hold a URL or a part of the event.
         (ValueError("Jane-4711"), "ValueError"),
         (ConnectionError("https://crm/secret"), "ConnectionError"),
@@ -39,6 +38,19 @@ def test_a_delivery_that_succeeded_reports_for_itself(said):
 def test_a_delivery_that_failed_is_reported_with_a_reason_that_is_no_secret(raised, error):
     said = report_of(request(retries=4), states.FAILURE, raised)
     assert said == report("crm", Outcome.FAILED, attempts=5, error=error, at=said.at)
+
+
+def test_a_delivery_whose_tries_are_used_up_may_yet_get_through():
+    raised = TransientDeliveryError("503 Service Unavailable", 7.0)
+    said = report_of(request(retries=4), states.FAILURE, raised)
+    assert (said.outcome, said.attempts, said.transient) == (Outcome.FAILED, 5, True)
+    assert said.error == "503 Service Unavailable"
+
+
+def test_a_delivery_that_was_parked_made_no_call_and_may_yet_get_through():
+    said = report_of(request(retries=2), states.FAILURE, ParkedError("parked: crm is down"))
+    assert (said.outcome, said.attempts, said.transient) == (Outcome.PARKED, 2, True)
+    assert said.error == "parked: crm is down"
 
 
 def test_a_delivery_that_was_revoked_is_reported_as_such():

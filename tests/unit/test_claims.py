@@ -24,6 +24,7 @@ from tasks.claims import (
 from tasks.clock import now
 from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
 from tasks.outcomes import Delivery, Outcome, Status
+from tasks.schedule import Appointment
 
 from .samples import EVENT_ID, delivered, failed, make_claim
 from .strategies import audit_chains, deliveries_by_sink, moments
@@ -48,6 +49,11 @@ seconds = st.integers(0, 2**40)
         deliveries=deliveries_by_sink,
         version=st.integers(1, 10**9),
         generation=st.integers(1, 10**6),
+        dispatches=st.integers(1, 100),
+        redrives=st.integers(0, 100),
+        dispatched_at=seconds,
+        targets=st.none() | st.lists(texts, max_size=2),
+        actor=st.none() | texts,
         holder=st.none() | texts,
         due_at=st.none() | seconds,
         processed_at=st.none() | moments,
@@ -261,7 +267,7 @@ def test_a_refused_settle_brings_the_present_head():
     present = make_claim(version=9)
     head = make_claim().head
     assert (
-        table(RefusingClient(present)).settle(head, head.deliveries, Status.FAILED, RECORD)
+        table(RefusingClient(present)).settle(head, head.deliveries, Status.FAILED, RECORD, None)
         == present.head
     )
 
@@ -269,7 +275,7 @@ def test_a_refused_settle_brings_the_present_head():
 def test_a_refused_settle_of_a_claim_that_is_gone_says_so():
     head = make_claim().head
     with pytest.raises(ClaimNotFoundError, match=EVENT_ID):
-        table(RefusingClient(None)).settle(head, head.deliveries, Status.FAILED, RECORD)
+        table(RefusingClient(None)).settle(head, head.deliveries, Status.FAILED, RECORD, None)
 
 
 @pytest.mark.parametrize(
@@ -284,12 +290,30 @@ def test_a_refused_settle_of_a_claim_that_is_gone_says_so():
 def test_only_a_final_status_lets_go_of_the_claim(status, released):
     client = RefusingClient(updated=make_claim())
     head = make_claim(version=4).head
-    assert table(client).settle(head, head.deliveries, status, RECORD) is None
+    assert table(client).settle(head, head.deliveries, status, RECORD, None) is None
     ((_, update),) = client.calls
-    assert update["UpdateExpression"].endswith("REMOVE due_at, due_bucket, holder") == released
+    released_all = update["UpdateExpression"].endswith(
+        "REMOVE holder, targets, actor, due_at, due_bucket"
+    )
+    assert released_all == released
     assert update["ConditionExpression"] == "version = :version"
     assert update["ExpressionAttributeValues"][":version"] == {"N": "4"}
     assert update["ExpressionAttributeValues"][":next"] == {"N": "5"}
+
+
+def test_a_claim_that_settles_with_something_left_to_do_stays_due():
+    client = RefusingClient(updated=make_claim())
+    head = make_claim().head
+    for appointment, bucket in (
+        (Appointment(None, 7), bucket_of(EVENT_ID)),
+        (Appointment("parked.crm", 7), "parked.crm"),
+    ):
+        table(client).settle(head, head.deliveries, Status.FAILED, None, appointment)
+        _, update = client.calls[-1]
+        assert update["UpdateExpression"].endswith("REMOVE holder, targets, actor")
+        assert update["ExpressionAttributeValues"][":due_at"] == {"N": "7"}
+        assert update["ExpressionAttributeValues"][":bucket"] == {"S": bucket}
+        assert "audit" not in update["UpdateExpression"]
 
 
 # ── What a put writes ─────────────────────────────────────────────────────────────────────────
@@ -300,7 +324,8 @@ def test_a_claim_that_is_won_has_its_lease_and_is_in_the_index_of_what_is_due():
     before = int(now().timestamp())
     won = table(client).claim(NEW)
     assert before + 600 <= won.claim.due_at <= int(now().timestamp()) + 600
-    assert won == Won(replace(NEW, due_at=won.claim.due_at))
+    assert before <= won.claim.dispatched_at <= won.claim.due_at - 600
+    assert won == Won(replace(NEW, due_at=won.claim.due_at, dispatched_at=won.claim.dispatched_at))
     assert client.item["due_at"] == {"N": str(won.claim.due_at)}
     assert client.item["due_bucket"] == {"S": bucket_of(EVENT_ID)}
     assert client.item["received_day"] == {"S": "2026-01-31"}
@@ -336,40 +361,41 @@ def settled(**changes):
     )
 
 
-def test_a_failed_delivery_is_opened_again():
+def reopen(client, claim):
+    return table(client).reopen(claim, ["crm"], actor="zoe@desk", holder="worker-b")
+
+
+def test_a_settled_claim_is_opened_again_for_who_asked():
     opened = settled(status=Status.PROCESSING, holder="worker-b", version=2, generation=2)
     client = RefusingClient(settled(), updated=opened)
-    assert table(client).reopen(EVENT_ID, "crm", "worker-b") == opened
-    _, (operation, update) = client.calls
+    assert reopen(client, settled()) == opened
+    ((operation, update),) = client.calls
     assert operation == "UpdateItem"
     assert update["ConditionExpression"] == "version = :version"
     assert "dispatches = :one" in update["UpdateExpression"]  # counted anew: somebody asked for it
-
-
-def test_a_delivery_that_was_made_is_left_alone():
-    client = RefusingClient(settled())
-    assert table(client).reopen(EVENT_ID, "analytics", "worker-b") == settled()
-    assert [operation for operation, _ in client.calls] == ["GetItem"]
+    assert update["ExpressionAttributeValues"][":targets"] == {"L": [{"S": "crm"}]}
+    assert update["ExpressionAttributeValues"][":actor"] == {"S": "zoe@desk"}
 
 
 def test_a_claim_that_was_opened_already_by_this_very_task_is_its_own():
     mine = settled(status=Status.PROCESSING, holder="worker-b")
-    assert table(RefusingClient(mine)).reopen(EVENT_ID, "crm", "worker-b") == mine
+    client = RefusingClient(mine)
+    assert reopen(client, mine) == mine
+    assert client.calls == []
+    assert reopen(client, settled()) == mine, "the answer to the write was lost"
 
 
 @pytest.mark.parametrize(
-    ("existing", "error"),
+    "existing",
     [
-        (None, ClaimNotFoundError),
-        (settled(deliveries={"analytics": delivered()}), ClaimNotFoundError),
-        (settled(status=Status.PROCESSING, holder="worker-a"), UnderWayError),
-        (settled(), UnderWayError),  # and the update is refused: somebody was faster
+        settled(status=Status.PROCESSING, holder="worker-a"),
+        settled(),  # and the update is refused: somebody was faster
     ],
-    ids=["unknown", "not-for-this-sink", "under-way", "just-changed"],
+    ids=["under-way", "just-changed"],
 )
-def test_a_delivery_that_cannot_be_opened_again_says_why(existing, error):
-    with pytest.raises(error, match=EVENT_ID):
-        table(RefusingClient(existing)).reopen(EVENT_ID, "crm", "worker-b")
+def test_a_claim_that_cannot_be_opened_again_says_why(existing):
+    with pytest.raises(UnderWayError, match=EVENT_ID):
+        reopen(RefusingClient(existing), existing)
 
 
 # ── When DynamoDB cannot ──────────────────────────────────────────────────────────────────────
@@ -404,13 +430,19 @@ def test_an_index_is_read_to_its_last_page():
         def query(self, **arguments):
             assert ("ExclusiveStartKey" in arguments) == bool(self.pages % 3)
             self.pages += 1
-            item = {"due_at": 5, "id": f"e{self.pages}", "version": 2}
+            item = {
+                "due_at": 5,
+                "id": f"e{self.pages}",
+                "version": 2,
+                "status": "processing",
+                "dispatched_at": 4,
+            }
             last = {"LastEvaluatedKey": {"id": {"S": "e"}}} if self.pages % 3 else {}
             return {"Items": [_to_attributes(item)], **last}
 
     found = list(table(Client()).due())
     assert len(found) == 3 * BUCKETS
-    assert found[0] == Due(5, "e1", 2)
+    assert found[0] == Due(5, "e1", 2, Status.PROCESSING, 4)
 
 
 # ── As it is shown ────────────────────────────────────────────────────────────────────────────

@@ -78,17 +78,21 @@ class Table:
     def get(self, key):
         return self.claims.get(key)
 
-    def received(self):
+    def received(self, _since=None, _until=None):
         ordered = sorted(self.claims.values(), key=lambda claim: claim.received_at)
         return (claim.summary() for claim in ordered)
 
     def due(self, until=None):
         del until
         return (
-            Due(claim.due_at, claim.id, claim.version)
+            Due(claim.due_at, claim.id, claim.version, claim.status, claim.dispatched_at)
             for claim in self.claims.values()
             if claim.due_at is not None
         )
+
+    def parked(self, _sink, until=None):
+        del until
+        return iter(())
 
 
 @pytest.fixture

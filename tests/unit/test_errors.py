@@ -15,6 +15,7 @@ RAISED = [
     errors.UnknownSchemaError("message schema 2; known up to 1"),
     errors.UnderWayError("x is being worked on"),
     errors.DeliveryError("400 Bad Request"),
+    errors.ParkedError("parked: the breaker of crm is open"),
     errors.TransientDeliveryError("503 Service Unavailable"),
     errors.TransientDeliveryError("503 Service Unavailable", 12.5),
 ]

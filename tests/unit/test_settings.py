@@ -70,7 +70,13 @@ TABLE = {
         ["61", "300", "86400"],
         ["0", "-1", "86401"],
     ),
-    "RETENTION_DAYS": ("retention_days", ["2", "30", "3650"], ["1", "0", "3651"]),
+    "RETENTION_DAYS": ("retention_days", ["4", "30", "3650"], ["3", "0", "3651"]),
+    "REDRIVE_SCHEDULE_SECONDS": (
+        "redrive_schedule",
+        ["60", "60,300", " 60 , 300 ", "9999999"],
+        ["0", "60,", ",", "1.5", "-60", "60;300", "99999999"],
+    ),
+    "REDRIVE_MAX_AGE_SECONDS": ("redrive_max_age", ["1", "259200"], ["0", "-1", "2592001"]),
     "INGEST_API_KEYS": (
         "ingest_api_keys",
         ["k", "new-key,old-key", " new , old ", "a=b+c/d=="],
@@ -109,11 +115,15 @@ POLICIES = {
         "RETRY_AFTER_CAP_SECONDS": "retry_after_cap",
         "CONNECT_TIMEOUT_SECONDS": "connect_timeout",
         "READ_TIMEOUT_SECONDS": "read_timeout",
+        "BREAKER_FAILURES": "breaker_failures",
+        "BREAKER_SECONDS": "breaker_seconds",
     }.items()
 }
 NAMES = [variable.name for variable in variables()]
 WHOLE_NUMBERS = [
-    name for name in NAMES if name.endswith(("_SECONDS", "_DAYS", "_PORT", "_WORKERS"))
+    name
+    for name in NAMES
+    if name.endswith(("_SECONDS", "_DAYS", "_PORT", "_WORKERS")) and "SCHEDULE" not in name
 ] + ["INGEST_MAX_BYTES", "INGEST_MAX_BACKLOG"]
 
 #: What every role can start with.
@@ -169,6 +179,13 @@ def test_settings_that_contradict_each_other_are_refused(name, value):
     for sink, problem in zip(SINKS, problems, strict=True):
         assert sink in problem
         load({name: problem.rsplit(": ", 1)[1]})  # the example of right is right
+
+
+def test_an_event_is_given_up_before_its_claim_goes_away():
+    days = {"RETENTION_DAYS": "10"}
+    load({**days, "REDRIVE_MAX_AGE_SECONDS": "863999"})
+    (problem,) = problems_of({**days, "REDRIVE_MAX_AGE_SECONDS": "864000"})
+    assert problem.startswith("REDRIVE_MAX_AGE_SECONDS: 864000 is not below the 10 days")
 
 
 @pytest.mark.parametrize(("name", "value"), cases(1))

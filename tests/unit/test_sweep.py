@@ -4,6 +4,7 @@ import pytest
 
 from tasks.audit import verify
 from tasks.claims import Due
+from tasks.clock import now
 from tasks.errors import UnknownSchemaError
 from tasks.events import canonical_json
 from tasks.outcomes import Status
@@ -16,6 +17,9 @@ from .test_settle import OneClaim, outcomes_of
 #: More dispatches than any setting allows: such a claim is settled, not published.
 WORN_OUT = 10**6
 
+#: Since when the next message in a queue waits, where there is none.
+NOBODY_WAITS = float("inf")
+
 
 class Overdue:
     """A table whose every claim is overdue; ``fate`` is what taking one over comes to."""
@@ -24,20 +28,31 @@ class Overdue:
         self.keys = keys
         self.fate = fate
         self.tables = {}
+        self.prolonged = []
 
     def due(self):
-        return (Due(at, key, 1) for at, key in enumerate(self.keys))
+        for at, key in enumerate(self.keys):
+            yield Due(at, key, 1, Status.PROCESSING, dispatched_at=at)
 
-    def take_over(self, key, version, holder):
+    def parked(self, _sink, until):
+        assert until < now().timestamp()
+        return iter(())
+
+    def prolong(self, key, version):
         assert version == 1
+        self.prolonged.append(key)
+
+    def take_over(self, key, version, holder, *, settled):
+        assert version == 1
+        assert not settled
         claim = self.fate(key)
         if claim:
             self.tables[key] = OneClaim(replace(claim, id=key, holder=holder))
             return self.tables[key].claim
         return None
 
-    def settle(self, head, deliveries, status, record):
-        return self.tables[head.id].settle(head, deliveries, status, record)
+    def settle(self, head, *written):
+        return self.tables[head.id].settle(head, *written)
 
 
 def worn_out(_key):
@@ -49,18 +64,19 @@ KEYS = [f"event-{number}" for number in range(10)]
 
 def test_a_claim_whose_every_dispatch_died_is_failed_with_the_reason():
     table = OneClaim(make_claim(dispatches=6, generation=6))
-    give_up(table, table.claim)
+    give_up(table, table.claim, table.claim.to_deliver, "too often")
     assert table.claim.status is Status.FAILED
     assert set(outcomes_of(table.claim).values()) == {"failed"}
     for delivery in table.claim.deliveries.values():
-        assert delivery.error == "given up: 5 dispatches did not live to settle it"
+        assert delivery.error == "given up: too often"
+    assert table.appointment is None
     assert verify(table.claim.audit) == []
 
 
 def test_what_was_delivered_before_it_was_given_up_stays_delivered():
     pending = make_claim().deliveries
     table = OneClaim(make_claim(dispatches=6, deliveries={**pending, "crm": delivered()}))
-    give_up(table, table.claim)
+    give_up(table, table.claim, table.claim.to_deliver, "too often")
     assert table.claim.status is Status.PARTIAL_FAILURE
     assert outcomes_of(table.claim) == {
         "analytics": "failed",
@@ -71,12 +87,33 @@ def test_what_was_delivered_before_it_was_given_up_stays_delivered():
 
 def test_taking_over_what_is_worn_out_settles_it():
     table = Overdue([EVENT_ID], worn_out)
-    assert take_over(table, EVENT_ID, 1, "sweep-1")
-    assert table.tables[EVENT_ID].claim.status is Status.FAILED
+    assert take_over(table, next(table.due()), "sweep-1")
+    claim = table.tables[EVENT_ID].claim
+    assert claim.status is Status.FAILED
+    assert (
+        claim.deliveries["crm"].error
+        == f"given up: {WORN_OUT - 1} dispatches did not live to settle it"
+    )
 
 
 def test_what_somebody_else_took_faster_is_left_to_them():
-    assert not take_over(Overdue([EVENT_ID], lambda _: None), EVENT_ID, 1, "sweep-1")
+    table = Overdue([EVENT_ID], lambda _: None)
+    assert not take_over(table, next(table.due()), "sweep-1")
+
+
+def test_what_goes_to_a_sink_that_is_no_more_is_given_up():
+    pending = make_claim().deliveries
+    moved = make_claim(deliveries={"crm": delivered(), "fax": pending["crm"]})
+    table = Overdue([EVENT_ID], lambda _: moved)
+    assert take_over(table, next(table.due()), "sweep-1")
+    assert outcomes_of(table.tables[EVENT_ID].claim) == {"crm": "delivered", "fax": "failed"}
+
+
+def test_what_may_wait_in_a_queue_gets_one_more_lease():
+    table = Overdue(KEYS, worn_out)
+    assert sweep_due(table, load({}), 4.0, "sweep-1") == 4
+    assert list(table.tables) == KEYS[:4]
+    assert table.prolonged == KEYS[4:]
 
 
 def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
@@ -84,7 +121,7 @@ def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
     table = Overdue(
         ["unreadable", "worn-out"], lambda key: unreadable if key[0] == "u" else worn_out(key)
     )
-    assert sweep_due(table, load({}), "sweep-1") == 1
+    assert sweep_due(table, load({}), NOBODY_WAITS, "sweep-1") == 1
     assert table.tables["unreadable"].claim.status is Status.PROCESSING
     assert table.tables["worn-out"].claim.status is Status.FAILED
 
@@ -95,7 +132,7 @@ def test_what_a_newer_release_wrote_is_left_to_it_and_holds_up_nothing():
             raise UnknownSchemaError("item schema 2; known up to 1")
         return worn_out(key)
 
-    assert sweep_due(Overdue(KEYS, fate), load({}), "sweep-1") == len(KEYS) - 1
+    assert sweep_due(Overdue(KEYS, fate), load({}), NOBODY_WAITS, "sweep-1") == len(KEYS) - 1
 
 
 @pytest.mark.parametrize(
@@ -104,12 +141,12 @@ def test_what_a_newer_release_wrote_is_left_to_it_and_holds_up_nothing():
 def test_a_sweep_takes_no_more_than_its_share(rate, interval, taken):
     settings = load({"SWEEP_RATE": rate, "SWEEP_INTERVAL_SECONDS": interval})
     table = Overdue(KEYS, worn_out)
-    assert sweep_due(table, settings, "sweep-1") == taken
+    assert sweep_due(table, settings, NOBODY_WAITS, "sweep-1") == taken
     assert list(table.tables) == KEYS[:taken]
 
 
 def test_what_others_took_is_no_part_of_the_share():
     settings = load({"SWEEP_RATE": "1", "SWEEP_INTERVAL_SECONDS": "3"})
     table = Overdue(KEYS, lambda key: None if key in KEYS[:5] else worn_out(key))
-    assert sweep_due(table, settings, "sweep-1") == 3
+    assert sweep_due(table, settings, NOBODY_WAITS, "sweep-1") == 3
     assert list(table.tables) == KEYS[5:8]

@@ -1,0 +1,174 @@
+"""A circuit breaker a sink, in Redis, one for all workers of all machines.
+
+::
+
+    closed ── so many failures in a row ──► open ── its time is over ──► half-open
+      ▲                                      ▲                              │ one probe
+      └────────── the probe succeeded ───────┼──────────────────────────────┤
+                                             └────── the probe failed ──────┘
+
+While it is open, deliveries are parked without a call. Half-open, one of them is let through; who
+comes meanwhile is parked as well, and a probe whose worker dies gives its place up in time. A
+Redis that does not answer stops no delivery.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tasks.errors import DeliveryError, ParkedError, TransientDeliveryError
+from tasks.sinks import Policy
+
+_log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """The state of a breaker."""
+
+    CLOSED = "closed"  # deliveries go through
+    OPEN = "open"  # deliveries are parked
+    HALF_OPEN = "half-open"  # the next delivery is a probe
+
+
+# The breaker is a hash: failures (in a row), open_until, closed_at (milliseconds), opened (how
+# often), probe and probe_until. KEYS: the hash. ARGV: what to do, task id, failures that open it,
+# milliseconds it stays open, milliseconds a probe may take.
+_STEP = """
+local key, op, id = KEYS[1], ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function get(field) return redis.call('HGET', key, field) end
+local function open()
+  redis.call('HSET', key, 'open_until', now + ARGV[4])
+  redis.call('HDEL', key, 'failures', 'probe', 'probe_until')
+end
+local open_until = tonumber(get('open_until') or 0)
+if op == 'admit' then
+  if open_until == 0 then return get('failures') and 'watched' or 'admitted' end
+  if now < open_until then return 'refused' end
+  local probe = get('probe')
+  if probe and probe ~= id and now < tonumber(get('probe_until')) then return 'refused' end
+  redis.call('HSET', key, 'probe', id, 'probe_until', now + ARGV[5])
+  return 'watched'
+end
+if open_until > 0 then
+  if get('probe') ~= id then return '' end
+  if op == 'failed' then open() return 'reopened' end
+  redis.call('HDEL', key, 'open_until', 'failures', 'probe', 'probe_until')
+  redis.call('HSET', key, 'closed_at', now)
+  return 'closed'
+end
+if op == 'succeeded' then redis.call('HDEL', key, 'failures') return '' end
+if redis.call('HINCRBY', key, 'failures', 1) < tonumber(ARGV[3]) then return '' end
+open()
+redis.call('HINCRBY', key, 'opened', 1)
+return 'opened'
+"""
+
+# The same hash, looked at: state, failures, opened, seconds to the next probe, seconds since it
+# closed (-1: it was never open).
+_LOOK = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local f = redis.call('HMGET', KEYS[1], 'open_until', 'failures', 'opened', 'closed_at')
+local open_until = tonumber(f[1] or 0)
+local state = open_until == 0 and 'closed' or now < open_until and 'open' or 'half-open'
+return {state, tonumber(f[2] or 0), tonumber(f[3] or 0), math.max(0, open_until - now),
+        f[4] and now - f[4] or -1}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a breaker stands. Times are seconds."""
+
+    state: State
+    failures: int  # in a row
+    opened: int  # how often, ever
+    probe_in: float
+    closed_for: float | None  # since it last closed; None if it was never open
+
+
+class Breaker:
+    """The breaker of one sink."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        sink: str,
+        policy: Policy,
+        on_closed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Keep it in ``redis``, open it as ``policy`` says; call ``on_closed`` when it closes."""
+        self._on_closed = on_closed
+        self._sink = sink
+        self._key = f"breaker.{sink}"
+        self._redis = redis
+        self._step = redis.register_script(_STEP)
+        self._look = redis.register_script(_LOOK)
+        self._limits = (
+            policy.breaker_failures,
+            policy.breaker_seconds * 1000,
+            (policy.attempt + 15) * 1000,  # the hard time limit of the task
+        )
+
+    @contextmanager
+    def watch(self, task_id: str) -> Iterator[None]:
+        """Let the delivery inside call the sink, and note how that ended.
+
+        Raises:
+            ParkedError: it may not; nothing inside was done.
+        """
+        answer = self._do("admit", task_id)
+        if answer == "refused":
+            raise ParkedError(f"parked: the breaker of {self._sink} is open")
+        try:
+            yield
+        except TransientDeliveryError as error:
+            self._note("failed" if error.sick else "succeeded", task_id, answer)
+            raise
+        except DeliveryError:
+            self._note("succeeded", task_id, answer)  # it answered
+            raise
+        self._note("succeeded", task_id, answer)
+
+    def _note(self, how: Literal["failed", "succeeded"], task_id: str, admission: str) -> None:
+        if how == "succeeded" and admission == "admitted":
+            return  # no failure to forget
+        match self._do(how, task_id):
+            case "opened":
+                _log.error("breaker of %s opened: its deliveries are parked", self._sink)
+            case "reopened":
+                _log.warning("breaker of %s stays open: the probe failed", self._sink)
+            case "closed":
+                _log.warning("breaker of %s closed: what was parked is drained", self._sink)
+                self._on_closed()
+
+    def look(self) -> Look:
+        """Return how it stands.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        state, failures, opened, probe_in, closed_for = self._look([self._key])
+        return Look(
+            State(state.decode() if isinstance(state, bytes) else state),
+            failures,
+            opened,
+            probe_in / 1000,
+            closed_for / 1000 if closed_for >= 0 else None,
+        )
+
+    def _do(self, op: Literal["admit", "failed", "succeeded"], task_id: str) -> str:
+        try:
+            answer: Any = self._step([self._key], [op, task_id, *self._limits])
+        except RedisError as error:
+            _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
+            return ""
+        return answer.decode() if isinstance(answer, bytes) else str(answer)

@@ -1,0 +1,130 @@
+"""``celery -A tasks redrive …``."""
+
+import getpass
+import re
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand
+
+from tasks.claims import Summary
+from tasks.claims import claims as table
+from tasks.cli import print_line, tell_errors
+from tasks.clock import from_rfc3339, now
+from tasks.errors import ClaimNotFoundError
+from tasks.outcomes import Status
+from tasks.process import rules
+from tasks.redrive import Answer, Selection
+from tasks.redrive import redrive as redrive_one
+from tasks.sinks import SINKS
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class _Moment(click.ParamType[datetime]):
+    """A time, or how long ago it was."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
+            return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        try:
+            return from_rfc3339(value)
+        except ValueError:
+            self.fail("not a time such as 2026-01-31T12:00:00Z, nor an age such as 90m or 2d")
+
+
+@click.command(cls=CeleryCommand)
+@click.argument("keys", metavar="[ID]...", nargs=-1)
+@click.option("--sink", type=click.Choice(list(SINKS)), help="Only to this sink.")
+@click.option("--status", type=click.Choice(["partial_failure", "failed"]), help="Only these.")
+@click.option("--since", type=_Moment(), help="Received at this time or later; 2h means ago.")
+@click.option("--until", type=_Moment(), help="Received at this time or before.")
+@click.option("--error", metavar="TEXT", help="With this text in a delivery's error.")
+@click.option(
+    "--rate", type=click.FloatRange(0.1), default=20.0, show_default=True, help="A second."
+)
+@click.option("--force", is_flag=True, help="Also to sinks that have it; needs IDs; is audited.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be delivered again.")
+@tell_errors
+def redrive(
+    *,
+    keys: Sequence[str],
+    sink: str | None,
+    status: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    error: str | None,
+    rate: float,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Deliver again what did not get through: the IDs, or all that the options select.
+
+    A sink that has an event does not get it again. An invalid event is read anew, by the rules of
+    today. Broken off, it can be started again: what is done is not done twice.
+    """
+    filters = (status, since, until, error)
+    if keys and any(filters):
+        raise click.UsageError("give IDs, or --status, --since, --until and --error, not both")
+    if not keys and not any((sink, *filters)):
+        raise click.UsageError("give one or more IDs, or options that select events")
+    if force and not keys:
+        raise click.UsageError("--force needs IDs")
+    selection = Selection(
+        sink=sink,
+        status=Status(status) if status else None,
+        since=since,
+        until=until,
+        error=error,
+    )
+    if dry_run:
+        _list(keys, selection)
+        return
+    chosen = keys or [summary.id for summary in selection.among(table())]
+    answers = _run(chosen, sink, force, rate)
+    said = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
+    click.echo(said or "nothing to redrive", err=True)
+    if answers["unknown"]:
+        raise SystemExit(1)
+
+
+def _list(keys: Sequence[str], selection: Selection) -> None:
+    found: Iterator[Summary] = (
+        (claim.summary() for claim in map(table().get, keys) if claim)
+        if keys
+        else selection.among(table())
+    )
+    count = 0
+    for count, summary in enumerate(found, start=1):  # noqa: B007 - the last count is what counts
+        print_line(summary)
+    click.echo(f"{count} would be redriven", err=True)
+
+
+def _run(keys: Sequence[str], sink: str | None, force: bool, rate: float) -> Counter[str]:
+    """Redrive these, paced; count the answers."""
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    answers: Counter[str] = Counter()
+    begun = told = time.monotonic()
+    for number, key in enumerate(keys):
+        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        try:
+            answer = redrive_one(table(), rules(), key, actor=actor, sink=sink, force=force)
+        except ClaimNotFoundError as error:
+            click.echo(str(error), err=True)
+            answers["unknown"] += 1
+            continue
+        answers[answer] += 1
+        if answer is not Answer.REDRIVEN or len(keys) <= 10:
+            click.echo(f"{key}: {answer}")
+        if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
+            told = time.monotonic()
+            click.echo(f"{number + 1} of {len(keys)}", err=True)
+    return answers

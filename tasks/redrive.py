@@ -1,0 +1,130 @@
+"""Redrive: deliver again what did not get through, because somebody asks for it.
+
+The claim is reopened before anything is published, by a write that one of several redrives wins;
+if this process dies in between, a sweep does the rest.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from uuid import uuid4
+
+from tasks.claims import Claim, Claims, Summary
+from tasks.clock import from_rfc3339
+from tasks.dispatch import fan_out
+from tasks.errors import ClaimNotFoundError, UnderWayError
+from tasks.outcomes import Status, undelivered
+from tasks.process import read_event
+from tasks.registry import MetadataRules
+from tasks.sinks import SINKS
+
+
+class Answer(StrEnum):
+    """What a redrive of one event came to."""
+
+    REDRIVEN = "redriven"  # its deliveries are on their way
+    NOTHING_TO_DO = "nothing to do"  # the sinks in question have it
+    UNDER_WAY = "under way"  # somebody is working on it
+    STILL_INVALID = "still invalid"  # the rules refuse it as before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which events a redrive is for: those that some sink lacks, and all of this holds for.
+
+    ``since`` and ``until`` bound the time of receipt; ``error`` is part of a delivery's error.
+    """
+
+    sink: str | None = None
+    status: Status | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    error: str | None = None
+
+    def among(self, claims: Claims) -> Iterator[Summary]:
+        """Yield the events in question, oldest first."""
+        for summary in claims.received(self.since, self.until):
+            if summary.status is not Status.PROCESSING and self._holds_for(summary):
+                yield summary
+
+    def _holds_for(self, summary: Summary) -> bool:
+        received = from_rfc3339(summary.received_at)
+        lacking = undelivered(summary.deliveries)
+        invalid = summary.status is Status.FAILED and not summary.deliveries
+        errors = [summary.deliveries[sink].error or "" for sink in lacking]
+        return (
+            (bool(lacking) or invalid)
+            and (self.sink is None or self.sink in lacking)
+            and (self.status is None or self.status is summary.status)
+            and (self.since is None or received >= self.since)
+            and (self.until is None or received <= self.until)
+            and (self.error is None or any(self.error in error for error in errors))
+        )
+
+
+def redrive(
+    claims: Claims,
+    rules: MetadataRules,
+    key: str,
+    *,
+    actor: str,
+    sink: str | None = None,
+    force: bool = False,
+) -> Answer:
+    """Deliver an event again to every sink that lacks it, or to ``sink`` alone.
+
+    ``force`` delivers also to who has it. ``actor`` goes into the audit record.
+
+    Raises:
+        ClaimNotFoundError: no such claim, or the event does not go to ``sink``.
+        StoreError: DynamoDB does not answer.
+    """
+    claim = claims.get(key)
+    if claim is None:
+        raise ClaimNotFoundError(f"no claim of {key}: it never came, or is past its retention")
+    if claim.status is Status.FAILED and not claim.deliveries:
+        return _redrive_invalid(claims, rules, claim, actor)
+    concerned = [sink] if sink else [name for name in claim.deliveries if name in SINKS]
+    if sink and sink not in claim.deliveries:
+        raise ClaimNotFoundError(f"{key} does not go to {sink}")
+    targets = concerned if force else [s for s in concerned if s in claim.undelivered]
+    if not targets:
+        return Answer.NOTHING_TO_DO
+    try:
+        reopened = claims.reopen(claim, targets, actor=actor, holder=_holder(key))
+    except UnderWayError:
+        return Answer.UNDER_WAY
+    fan_out(reopened)
+    return Answer.REDRIVEN
+
+
+def _redrive_invalid(claims: Claims, rules: MetadataRules, claim: Claim, actor: str) -> Answer:
+    """Read an invalid event anew, by the rules of today."""
+    holder = _holder(claim.id)
+    new, event = read_event(rules, claim.id, envelope_of(claim), claim.received_at, holder)
+    if event is None:
+        return Answer.STILL_INVALID
+    try:
+        revived = claims.revive(claim, replace(new, actor=actor))
+    except UnderWayError:
+        return Answer.UNDER_WAY
+    fan_out(revived, event)
+    return Answer.REDRIVEN
+
+
+def envelope_of(claim: Claim) -> object:
+    """Return the envelope as it came, of which the payload leaves out the replay it came with."""
+    try:
+        envelope = json.loads(claim.payload)
+    except ValueError:  # it was too large to be kept
+        return None
+    _, _, replay_name = claim.id.partition("@")
+    if replay_name and isinstance(envelope, dict):
+        envelope["replay-name"] = replay_name
+    return envelope
+
+
+def _holder(key: str) -> str:
+    return f"{key}.redrive.{uuid4().hex[:8]}"
