@@ -129,9 +129,12 @@ def test_of_many_that_reopen_at_once_one_wins(claims: Claims) -> None:
     claims.claim(new)
     settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
 
+    settled = claims.get(new.id)
+    assert settled is not None
+
     def reopen(number: int) -> Claim | None:
         try:
-            return claims.reopen(new.id, "crm", f"by-hand-{number}")
+            return claims.reopen(settled, ["crm"], actor="zoe@desk", holder=f"by-hand-{number}")
         except UnderWayError:
             return None
 
