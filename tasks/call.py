@@ -19,8 +19,8 @@ from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
 from tasks.sinks import Policy
 
-#: Beside every 5xx, the answers that a second try may turn into a 2xx.
-TRANSIENT = frozenset({408, 425, 429})
+#: Answers of a sink that is well, and may take the event another time.
+PATIENCE = frozenset({408, 425, 429})
 
 #: A body of up to this many bytes and seconds is read, so that the connection can be used again.
 DRAIN = 65_536
@@ -87,15 +87,23 @@ def judge(status: int, retry_after: str | None, moment: datetime) -> DeliveryErr
     """Tell what an answer means: None is delivered, else the error to raise."""
     if 200 <= status < 300:
         return None
-    try:
-        reason = f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        reason = str(status)
-    if status in TRANSIENT or status >= 500:
+    reason = _reason(status)
+    if status >= 500:
         return TransientDeliveryError(reason, seconds_of(retry_after, moment))
+    if status in PATIENCE:
+        return TransientDeliveryError(reason, seconds_of(retry_after, moment), sick=False)
     if 300 <= status < 400:
         return DeliveryError(f"{reason}: redirects are not followed")
+    if status == HTTPStatus.GONE:
+        return DeliveryError(f"{reason}: the sink says that it is gone for good")
     return DeliveryError(reason)
+
+
+def _reason(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def seconds_of(retry_after: str | None, moment: datetime) -> float | None:

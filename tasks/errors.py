@@ -70,9 +70,14 @@ class DeliveryError(ProcessorError):
 class TransientDeliveryError(DeliveryError):
     """Raised when a sink could not take an event now; its class is what decides on a retry.
 
-    ``retry_after`` is how many seconds the sink asked us to wait, where it did.
+    ``retry_after`` is how many seconds the sink asked us to wait, where it did. ``sick`` tells a
+    sink that seems to be in trouble (no connection, no answer in time, 5xx) from one that only
+    asks for patience (408, 425, 429).
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, sick: bool = True
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.sick = sick

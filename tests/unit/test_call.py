@@ -5,6 +5,7 @@ import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http import HTTPStatus
 
 import pytest
 import requests
@@ -25,11 +26,21 @@ NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 # ── What an answer means ──────────────────────────────────────────────────────────────────────
 
 DELIVERED = [200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 299]
-TRANSIENT = [408, 425, 429, 500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599]
-FINAL = [400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418]
+SICK = [500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599, 999]
+PATIENCE = [408, 425, 429]
+FINAL = [400, 401, 402, 403, 404, 405, 406, 407, 409, 411, 412, 413, 414, 415, 416, 417, 418]
 FINAL += [421, 422, 423, 424, 426, 428, 431, 451, 499]
 REDIRECTS = [300, 301, 302, 303, 304, 305, 307, 308, 399]
 NO_ANSWER = [101, 102, 103, 199]
+
+#: Status → the error's class, whether the sink is sick, what the message ends in.
+ANSWERS = {
+    **dict.fromkeys(SICK, (TransientDeliveryError, True, "")),
+    **dict.fromkeys(PATIENCE, (TransientDeliveryError, False, "")),
+    **dict.fromkeys(FINAL + NO_ANSWER, (DeliveryError, None, "")),
+    **dict.fromkeys(REDIRECTS, (DeliveryError, None, ": redirects are not followed")),
+    410: (DeliveryError, None, ": the sink says that it is gone for good"),
+}
 
 
 @pytest.mark.parametrize("status", DELIVERED)
@@ -38,32 +49,22 @@ def test_a_2xx_is_delivered(status):
     assert judge(status, "120", NOW) is None
 
 
-@pytest.mark.parametrize("status", TRANSIENT)
-def test_what_may_pass_is_tried_again(status):
-    error = judge(status, None, NOW)
-    assert type(error) is TransientDeliveryError
-    assert str(error).split()[0] == str(status)
-    assert error.retry_after is None
-    assert judge(status, "120", NOW).retry_after == 120.0
-
-
-@pytest.mark.parametrize("status", FINAL + NO_ANSWER)
-def test_what_will_not_pass_is_final(status):
+@pytest.mark.parametrize("status", ANSWERS)
+def test_what_any_other_answer_means(status):
+    kind, sick, ending = ANSWERS[status]
     error = judge(status, "120", NOW)
-    assert type(error) is DeliveryError
-    assert str(error).split()[0] == str(status)
+    assert type(error) is kind
+    assert getattr(error, "sick", None) is sick
+    assert getattr(error, "retry_after", None) == (
+        120.0 if kind is TransientDeliveryError else None
+    )
+    phrase = f" {HTTPStatus(status).phrase}" if status in list(HTTPStatus) else ""
+    assert str(error) == f"{status}{phrase}{ending}"
 
 
-@pytest.mark.parametrize("status", REDIRECTS)
-def test_a_redirect_is_final_and_says_so(status):
-    error = judge(status, None, NOW)
-    assert type(error) is DeliveryError
-    assert str(error).endswith("redirects are not followed")
-
-
-def test_an_answer_is_told_with_its_phrase_where_it_has_one():
-    assert str(judge(404, None, NOW)) == "404 Not Found"
-    assert str(judge(599, None, NOW)) == "599"
+@pytest.mark.parametrize("status", SICK + PATIENCE)
+def test_a_sink_need_not_say_when_to_come_back(status):
+    assert judge(status, None, NOW).retry_after is None
 
 
 # ── Retry-After ───────────────────────────────────────────────────────────────────────────────
@@ -238,7 +239,9 @@ def test_a_redirect_is_not_followed(session, status):
 )
 def test_an_answer_that_is_none_is_tried_again(session, script):
     with sink_that(script) as sink:
-        assert str(refusal_of(session, sink.url)).startswith("connection failed: ")
+        error = refusal_of(session, sink.url)
+    assert str(error).startswith("connection failed: ")
+    assert error.sick
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,9 @@ def test_a_2xx_whose_body_trickles_in_is_a_delivery_and_is_not_waited_for(sessio
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", OK], ids=["nothing", "a-bit", "no-end"])
 def test_a_slow_answer_is_tried_again(session, sent):
     with sink_that(sends_and_waits(sent)) as sink:
-        assert str(refusal_of(session, sink.url, HASTY)) == "no answer within 0.5 s"
+        error = refusal_of(session, sink.url, HASTY)
+    assert str(error) == "no answer within 0.5 s"
+    assert error.sick
 
 
 def test_a_refused_connection_is_tried_again(session):
@@ -280,6 +285,7 @@ def test_a_refused_connection_is_tried_again(session):
         port = nobody.getsockname()[1]
     error = refusal_of(session, f"http://127.0.0.1:{port}/secret-path")
     assert str(error) == "connection failed: Connection refused"
+    assert error.sick
 
 
 def test_a_sink_that_does_not_speak_tls_is_tried_again(session):

@@ -17,6 +17,7 @@ RAISED = [
     errors.DeliveryError("400 Bad Request"),
     errors.TransientDeliveryError("503 Service Unavailable"),
     errors.TransientDeliveryError("503 Service Unavailable", 12.5),
+    errors.TransientDeliveryError("429 Too Many Requests", 12.5, sick=False),
 ]
 
 
