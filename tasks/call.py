@@ -17,7 +17,8 @@ from urllib3.exceptions import HTTPError
 from tasks.clock import now
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
-from tasks.sinks import Policy
+from tasks.settings import settings
+from tasks.sink_settings import SinkSettings
 
 #: Answers of a sink that is well, and may take the event another time.
 PATIENCE = frozenset({408, 425, 429})
@@ -27,40 +28,77 @@ DRAIN = 65_536
 DRAIN_SECONDS = 1.0
 
 
-def post(
-    session: requests.Session, url: str, body: Mapping[str, Any], key: str, policy: Policy
-) -> None:
-    """Make one attempt.
+class SinkClient:
+    """This process's way to one sink: how to call it, and the connections to it."""
 
-    Raises:
-        TransientDeliveryError: the sink could not be reached, or says that it cannot now.
-        DeliveryError: the sink refused the event for good.
-    """
-    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-    timeout = (policy.connect_timeout, policy.read_timeout)
-    # "from None": the causes spell out the URL, and Flower shows tracebacks.
-    try:
-        with session.post(
-            url,
-            data=canonical_json(body),
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,
-            stream=True,
-        ) as response:
-            error = judge(response.status_code, response.headers.get("Retry-After"), now())
-            with suppress(HTTPError, OSError, SoftTimeLimitExceeded):  # the answer is known
-                _drain(response)
-    except requests.exceptions.ConnectTimeout:
-        raise TransientDeliveryError(f"no connection within {timeout[0]:g} s") from None
-    except requests.exceptions.Timeout:
-        raise TransientDeliveryError(f"no answer within {timeout[1]:g} s") from None
-    except requests.exceptions.SSLError:
-        raise TransientDeliveryError("TLS handshake failed") from None
-    except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
-        raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
-    if error:
-        raise error
+    def __init__(self, sink: SinkSettings, session: requests.Session) -> None:
+        """Make a client that has not connected yet."""
+        self._sink = sink
+        self._session = session
+
+    def post(self, body: Mapping[str, Any], key: str) -> None:
+        """Make one attempt; ``key`` is the Idempotency-Key.
+
+        Raises:
+            TransientDeliveryError: the sink could not be reached, or says that it cannot now.
+            DeliveryError: the sink refused the event for good.
+            SettingsError: nobody said where the sink is.
+        """
+        sink = self._sink
+        timeout = (sink.policy.connect_timeout, sink.policy.read_timeout)
+        # "from None": the causes spell out the URL, and Flower shows tracebacks.
+        try:
+            with self._session.post(
+                sink.endpoint,
+                data=canonical_json(body),
+                headers={
+                    **sink.headers,
+                    "Content-Type": "application/json",
+                    "Idempotency-Key": key,
+                },
+                auth=self._authenticate,
+                timeout=timeout,
+                verify=sink.ca_file or True,
+                cert=_certificate(sink),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                error = judge(response.status_code, response.headers.get("Retry-After"), now())
+                with suppress(HTTPError, OSError, SoftTimeLimitExceeded):  # the answer is known
+                    _drain(response)
+        except requests.exceptions.ConnectTimeout:
+            raise TransientDeliveryError(f"no connection within {timeout[0]:g} s") from None
+        except requests.exceptions.Timeout:
+            raise TransientDeliveryError(f"no answer within {timeout[1]:g} s") from None
+        except requests.exceptions.SSLError:
+            raise TransientDeliveryError("TLS handshake failed") from None
+        except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
+            raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
+        if error:
+            raise error
+
+    def _authenticate(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Say who calls. Also where that is nobody: requests would look into ``~/.netrc``."""
+        if credential := self._sink.credential:
+            request.headers[credential.header] = credential.value
+        return request
+
+
+@cache
+def client_of(sink: str) -> SinkClient:
+    """The client of this process for a sink; its connections are used again."""
+    session = requests.Session()
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=32)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    session.headers["User-Agent"] = "cxone-event-processor"
+    return SinkClient(settings().sinks[sink], session)
+
+
+def _certificate(sink: SinkSettings) -> str | tuple[str, str] | None:
+    if sink.client_cert_file and sink.client_key_file:
+        return sink.client_cert_file, sink.client_key_file
+    return sink.client_cert_file
 
 
 def _drain(response: requests.Response) -> None:
@@ -120,14 +158,3 @@ def seconds_of(retry_after: str | None, moment: datetime) -> float | None:
     if date.tzinfo is None:
         date = date.replace(tzinfo=moment.tzinfo)
     return max(0.0, (date - moment).total_seconds())
-
-
-@cache
-def session_of(sink: str) -> requests.Session:
-    """The connections of this process to one sink."""
-    session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=32)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    session.headers["User-Agent"] = "cxone-event-processor"
-    return session

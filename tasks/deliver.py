@@ -6,7 +6,7 @@ from typing import Any
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tasks.call import post, session_of
+from tasks.call import client_of
 from tasks.celery import app
 from tasks.claims import claims
 from tasks.clock import now, to_rfc3339
@@ -25,7 +25,7 @@ from tasks.sinks import SINKS, Sink
 
 
 def _make_task(sink: Sink) -> Task[Any, Any]:
-    policy = settings().policies[sink.name]
+    policy = settings().sinks[sink.name].policy
 
     @app.task(
         name=sink.task_name,
@@ -51,9 +51,8 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
             if payload is None:
                 return _report(self, sink, attempts=0)
         body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
-        url, idempotency_key = settings().endpoint(sink.name), sink.idempotency_key(key)
         try:
-            post(session_of(sink.name), url, body, idempotency_key, policy)
+            client_of(sink.name).post(body, sink.idempotency_key(key))
         except TransientDeliveryError as error:
             if error.retry_after is None:
                 raise  # to autoretry

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
-from tasks.call import judge, post, seconds_of
+from tasks.call import SinkClient, judge, seconds_of
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
-from tasks.sinks import Policy
+from tasks.settings import load
+from tasks.sink_settings import SinkSettings
+from tasks.sinks import SINKS, Policy
 
+from .certificates import Authority
 from .loopback import answers, sends_and_closes, sends_and_trickles, sends_and_waits, sink_that
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -147,10 +150,15 @@ def session():
         yield session
 
 
+def post(session, url, policy=PATIENT, **settings):
+    sink = SinkSettings(sink=SINKS["crm"], policy=policy, url=url, **settings)
+    SinkClient(sink, session).post(BODY, KEY)
+
+
 def refusal_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
     """The error of one attempt; its traceback, which Flower shows, gives nothing away."""
     with pytest.raises(DeliveryError) as raised:
-        post(session, url, BODY, KEY, policy)
+        post(session, url, policy)
     assert type(raised.value) is kind
     shown = "".join(traceback.format_exception(raised.value))
     for private in ("127.0.0.1", "secret", "4711", "account-1"):
@@ -161,13 +169,13 @@ def refusal_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "204 No Content"])
 def test_a_2xx_is_a_delivery(session, status):
     with sink_that(answers(status)) as sink:
-        post(session, sink.url, BODY, KEY, PATIENT)
+        post(session, sink.url)
     assert len(sink.requests) == 1
 
 
 def test_the_request_is_what_the_interface_says(session):
     with sink_that(answers("200 OK")) as sink:
-        post(session, sink.url, BODY, KEY, PATIENT)
+        post(session, sink.url)
     (request,) = sink.requests
     assert request.line == "POST /secret-path?token=secret-token HTTP/1.1"
     assert request.headers["Content-Type"] == "application/json"
@@ -198,7 +206,7 @@ def in_chunks(connection, _over):
 def test_a_connection_is_used_again_when_its_answer_was_read(session, script):
     with sink_that(script) as sink:
         for _ in range(3):
-            post(session, sink.url, BODY, KEY, PATIENT)
+            post(session, sink.url)
     assert sink.connections == 1
     assert len(sink.requests) == 3
 
@@ -261,14 +269,14 @@ def test_an_answer_that_is_none_is_tried_again(session, script):
 )
 def test_a_2xx_is_a_delivery_whatever_becomes_of_its_body(session, script):
     with sink_that(script) as sink:
-        post(session, sink.url, BODY, KEY, HASTY)
+        post(session, sink.url, HASTY)
     assert len(sink.requests) == 1
 
 
 def test_a_2xx_whose_body_trickles_in_is_a_delivery_and_is_not_waited_for(session):
     with sink_that(sends_and_trickles(OK, b"\r\n", seconds=3)) as sink:
         began = time.monotonic()
-        post(session, sink.url, BODY, KEY, HASTY)
+        post(session, sink.url, HASTY)
         assert time.monotonic() - began < 2
 
 
@@ -331,7 +339,7 @@ def test_what_cannot_be_had_on_a_loopback_is_tried_again_too(session, raised, me
 )
 def test_a_host_that_cannot_be_is_told_as_a_failed_delivery(session, host):
     with pytest.raises(DeliveryError, match=r"^connection failed: ") as raised:
-        post(session, f"http://{host}/secret-path", BODY, KEY, HASTY)
+        post(session, f"http://{host}/secret-path", HASTY)
     assert host not in str(raised.value)
 
 
@@ -343,5 +351,106 @@ def test_a_session_keeps_a_failed_body_out_of_the_next_request(session):
 
     with sink_that(one_after_the_other) as sink:
         for _ in range(2):
-            post(session, sink.url, BODY, KEY, HASTY)
+            post(session, sink.url, HASTY)
     assert [request.body for request in sink.requests] == [canonical_json(BODY)] * 2
+
+
+# ── Who calls, and what else is sent ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "header", "sent"),
+    [
+        ("CRM_BEARER_TOKEN", "t0ken", "Authorization", "Bearer t0ken"),
+        ("CRM_BASIC_AUTH", "us\u00e9r:p:w", "Authorization", "Basic dXPDqXI6cDp3"),
+        ("CRM_API_KEY", "X-Api-Key: k:1", "X-Api-Key", "k:1"),
+        ("CRM_API_KEY", "Authorization: ApiKey k", "Authorization", "ApiKey k"),
+        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "ours"}', "X-Tenant", "acme"),
+        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "ours"}', "User-Agent", "ours"),
+    ],
+)
+def test_headers_are_sent_as_they_are_set(session, variable, value, header, sent):
+    with sink_that(answers("200 OK")) as sink:
+        environment = {"CRM_ENDPOINT": sink.url, variable: value}
+        SinkClient(load(environment).sinks["crm"], session).post(BODY, KEY)
+    (request,) = sink.requests
+    assert request.headers.get_all(header) == [sent]
+    assert request.headers["Idempotency-Key"] == KEY
+    assert request.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("variable", ["CRM_BEARER_TOKEN", "CRM_RATE"])
+def test_what_this_machines_netrc_says_is_not_sent(variable, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with sink_that(answers("200 OK")) as sink, requests.Session() as session:
+        SinkClient(load({"CRM_ENDPOINT": sink.url, variable: "1"}).sinks["crm"], session).post(
+            BODY, KEY
+        )
+    assert sink.requests[0].headers["Authorization"] in (None, "Bearer 1")
+
+
+# ── TLS ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def served(authority):
+    return authority.issue("server")
+
+
+def test_a_sink_of_another_authority_is_called_where_that_is_set(session, authority, served):
+    with sink_that(answers("200 OK"), authority.server(served)) as sink:
+        post(session, sink.url, ca_file=str(authority.file))
+        assert str(refusal_of(session, sink.url)) == "TLS handshake failed"
+    assert len(sink.requests) == 1
+
+
+def test_the_authority_that_is_set_is_the_only_one(authority, served, tmp_path, monkeypatch):
+    other = Authority(tmp_path, "other")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
+    with sink_that(answers("200 OK"), authority.server(served)) as sink:
+        with requests.Session() as session:
+            post(session, sink.url)
+        with requests.Session() as session, pytest.raises(TransientDeliveryError, match=r"^TLS"):
+            post(session, sink.url, ca_file=str(other.file))
+
+
+def test_a_sink_that_asks_for_our_certificate_gets_it(session, authority, served):
+    ours = authority.issue("ours")
+    tls = authority.server(served, asks_for_certificates=True)
+    environment = {
+        "CRM_CA_FILE": str(authority.file),
+        "CRM_CLIENT_CERT_FILE": str(ours.certificate),
+        "CRM_CLIENT_KEY_FILE": str(ours.key),
+    }
+    with sink_that(answers("200 OK"), tls) as sink:
+        settings = load({"CRM_ENDPOINT": sink.url, **environment})
+        SinkClient(settings.sinks["crm"], session).post(BODY, KEY)
+    assert len(sink.requests) == 1
+
+
+def test_a_certificate_and_its_key_may_share_a_file(session, authority, served, tmp_path):
+    ours = authority.issue("shared")
+    both = tmp_path / "both.pem"
+    both.write_bytes(ours.certificate.read_bytes() + ours.key.read_bytes())
+    tls = authority.server(served, asks_for_certificates=True)
+    with sink_that(answers("200 OK"), tls) as sink:
+        post(session, sink.url, ca_file=str(authority.file), client_cert_file=str(both))
+    assert len(sink.requests) == 1
+
+
+def test_a_sink_that_asks_for_a_certificate_and_gets_none_is_tried_again(
+    session, authority, served
+):
+    tls = authority.server(served, asks_for_certificates=True)
+    with sink_that(answers("200 OK"), tls) as sink, pytest.raises(TransientDeliveryError):
+        post(session, sink.url, ca_file=str(authority.file))
+    assert sink.requests == []
