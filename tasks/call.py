@@ -17,6 +17,7 @@ from urllib3.exceptions import HTTPError
 from tasks.clock import now
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
+from tasks.excerpt import excerpt, strings_in
 from tasks.settings import settings
 from tasks.sink_settings import SinkSettings
 
@@ -52,6 +53,8 @@ class SinkClient:
                 sink.endpoint,
                 data=canonical_json(body),
                 headers={
+                    "User-Agent": "cxone-event-processor",
+                    "Accept-Encoding": "identity",  # what comes back is read by people, if at all
                     **sink.headers,
                     "Content-Type": "application/json",
                     "Idempotency-Key": key,
@@ -64,8 +67,7 @@ class SinkClient:
                 stream=True,
             ) as response:
                 error = judge(response.status_code, response.headers.get("Retry-After"), now())
-                with suppress(HTTPError, OSError, SoftTimeLimitExceeded):  # the answer is known
-                    _drain(response)
+                answer, whole = _read(response)
         except requests.exceptions.ConnectTimeout:
             raise TransientDeliveryError(f"no connection within {timeout[0]:g} s") from None
         except requests.exceptions.Timeout:
@@ -75,6 +77,8 @@ class SinkClient:
         except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
             raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
         if error:
+            hidden = [*sink.secrets, *strings_in(body)]
+            error.response = excerpt(answer, hidden, whole=whole) or None
             raise error
 
     def _authenticate(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -91,7 +95,6 @@ def client_of(sink: str) -> SinkClient:
     adapter = HTTPAdapter(pool_connections=1, pool_maxsize=32)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
-    session.headers["User-Agent"] = "cxone-event-processor"
     return SinkClient(settings().sinks[sink], session)
 
 
@@ -101,14 +104,20 @@ def _certificate(sink: SinkSettings) -> str | tuple[str, str] | None:
     return sink.client_cert_file
 
 
-def _drain(response: requests.Response) -> None:
+def _read(response: requests.Response) -> tuple[bytes, bool]:
+    """Read the body, within bounds; tell whether that is all of it.
+
+    What the answer means is known before, so whatever goes wrong here does not matter.
+    """
     deadline = time.monotonic() + DRAIN_SECONDS
-    missing = DRAIN
-    while missing > 0 and time.monotonic() < deadline:
-        chunk = response.raw.read1(missing, decode_content=False)
-        if not chunk:
-            break
-        missing -= len(chunk)
+    body = b""
+    with suppress(HTTPError, OSError, SoftTimeLimitExceeded):
+        while len(body) < DRAIN and time.monotonic() < deadline:
+            chunk = response.raw.read1(DRAIN - len(body), decode_content=False)
+            if not chunk:
+                return body, True
+            body += chunk
+    return body, False
 
 
 def _root_of(problem: BaseException) -> str:

@@ -63,8 +63,11 @@ class UnderWayError(ProcessorError):
 class DeliveryError(ProcessorError):
     """Raised when a sink refused an event for good; trying again cannot help.
 
-    The message names no URL and no part of the event.
+    The message names no URL and no part of the event or the answer: logs and Flower show it.
+    ``response`` is an excerpt of the answer, for the claim alone, where there was one.
     """
+
+    response: str | None = None
 
 
 class TransientDeliveryError(DeliveryError):

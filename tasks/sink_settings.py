@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from tasks.errors import SettingsError
 from tasks.events import EventType
@@ -60,6 +60,16 @@ class SinkSettings:
         if self.url is None:
             raise SettingsError([f"{self.sink.endpoint_variable}: missing"])
         return self.url
+
+    @property
+    def secrets(self) -> Iterator[str]:
+        """What must not be shown, in whatever it may turn up: a part of the URL may be a token."""
+        if self.credential:
+            yield from self.credential.secrets
+        yield from self.headers.values()
+        parts = urlsplit(self.url or "")
+        yield from (parts.path, *parts.path.split("/"))
+        yield from (parts.query, *(value for _, value in parse_qsl(parts.query)))
 
 
 # ── Parsers ───────────────────────────────────────────────────────────────────────────────────

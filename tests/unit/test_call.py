@@ -1,3 +1,5 @@
+import base64
+import gzip
 import json
 import socket
 import threading
@@ -6,6 +8,7 @@ import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
+from unittest.mock import ANY
 
 import pytest
 import requests
@@ -211,10 +214,50 @@ def test_a_connection_is_used_again_when_its_answer_was_read(session, script):
     assert len(sink.requests) == 3
 
 
-def test_a_refusal_is_final(session):
-    with sink_that(answers("422 Unprocessable Entity", body=b'{"name": "Jane 4711"}')) as sink:
+def test_a_refusal_is_final_and_keeps_its_reason_to_itself(session):
+    with sink_that(answers("422 Unprocessable Entity", body=b'{"field": "type"}')) as sink:
         error = refusal_of(session, sink.url, kind=DeliveryError)
     assert str(error).startswith("422 ")
+    assert "field" not in str(error)
+    assert error.response == '{"field": "type"}'
+
+
+def test_the_reason_of_a_refusal_shows_nothing_of_ours(session):
+    def repeats_all(connection, _over):
+        (request,) = sink.requests
+        said = "\n".join([request.line, str(request.headers), request.body.decode()]).encode()
+        answers("400 Bad Request", body=b"You sent: " + said)(connection, _over)
+
+    settings = {"CRM_BASIC_AUTH": "operator:p4ssw0rd", "CRM_HEADERS": '{"X-Tenant": "h1dden"}'}
+    with sink_that(repeats_all) as sink:
+        client = SinkClient(load({"CRM_ENDPOINT": sink.url, **settings}).sinks["crm"], session)
+        with pytest.raises(DeliveryError) as raised:
+            client.post(BODY, KEY)
+    response = raised.value.response
+    assert response.startswith("You sent: ")
+    coded = base64.b64encode(b"operator:p4ssw0rd").decode()
+    for private in ("secret", "operator", "p4ssw0rd", coded, "h1dden", *BODY.values()):
+        assert private not in response
+
+
+def test_an_answer_without_a_body_has_no_reason(session):
+    with sink_that(answers("500 Internal Server Error")) as sink:
+        assert refusal_of(session, sink.url).response is None
+
+
+@pytest.mark.parametrize(
+    ("script", "response"),
+    [
+        (sends_and_closes(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 200_000), "x" * 1024),
+        (sends_and_closes(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nJan\xc3\xa9"), None),
+        (sends_and_waits(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nsorry"), "sorry"),
+        (answers("500 No", "Content-Encoding: gzip", body=gzip.compress(b"\0" * 10**7)), ANY),
+    ],
+    ids=["endless", "broken-off-inside-something-hidden", "falls-silent", "compressed"],
+)
+def test_a_bounded_part_of_an_answer_is_kept(session, script, response):
+    with sink_that(script) as sink:
+        assert refusal_of(session, sink.url, HASTY).response == response
 
 
 def test_a_sink_that_is_busy_says_when_to_come_back(session):
@@ -386,9 +429,8 @@ def test_what_this_machines_netrc_says_is_not_sent(variable, tmp_path, monkeypat
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with sink_that(answers("200 OK")) as sink, requests.Session() as session:
-        SinkClient(load({"CRM_ENDPOINT": sink.url, variable: "1"}).sinks["crm"], session).post(
-            BODY, KEY
-        )
+        settings = load({"CRM_ENDPOINT": sink.url, variable: "1"})
+        SinkClient(settings.sinks["crm"], session).post(BODY, KEY)
     assert sink.requests[0].headers["Authorization"] in (None, "Bearer 1")
 
 
