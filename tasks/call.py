@@ -12,6 +12,7 @@ from typing import Any
 import requests
 from celery.exceptions import SoftTimeLimitExceeded
 from requests.adapters import HTTPAdapter
+from standardwebhooks import Webhook
 from urllib3.exceptions import HTTPError
 
 from tasks.clock import now
@@ -36,6 +37,7 @@ class SinkClient:
         """Make a client that has not connected yet."""
         self._sink = sink
         self._session = session
+        self._signers = [Webhook(secret) for secret in sink.signing_secrets]
 
     def post(self, body: Mapping[str, Any], key: str) -> None:
         """Make one attempt; ``key`` is the Idempotency-Key.
@@ -46,19 +48,14 @@ class SinkClient:
             SettingsError: nobody said where the sink is.
         """
         sink = self._sink
+        data = canonical_json(body)
         timeout = (sink.policy.connect_timeout, sink.policy.read_timeout)
         # "from None": the causes spell out the URL, and Flower shows tracebacks.
         try:
             with self._session.post(
                 sink.endpoint,
-                data=canonical_json(body),
-                headers={
-                    "User-Agent": "cxone-event-processor",
-                    "Accept-Encoding": "identity",  # what comes back is read by people, if at all
-                    **sink.headers,
-                    "Content-Type": "application/json",
-                    "Idempotency-Key": key,
-                },
+                data=data,
+                headers=self._headers(data, key),
                 auth=self._authenticate,
                 timeout=timeout,
                 verify=sink.ca_file or True,
@@ -80,6 +77,26 @@ class SinkClient:
             hidden = [*sink.secrets, *strings_in(body)]
             error.response = excerpt(answer, hidden, whole=whole) or None
             raise error
+
+    def _headers(self, data: bytes, key: str) -> dict[str, str]:
+        return {
+            "User-Agent": "cxone-event-processor",
+            "Accept-Encoding": "identity",  # what comes back is read by people, if at all
+            **self._sink.headers,
+            "Content-Type": "application/json",
+            "Idempotency-Key": key,
+            **(self._signature(data, key) if self._signers else {}),
+        }
+
+    def _signature(self, data: bytes, key: str) -> dict[str, str]:
+        """Sign an attempt as Standard Webhooks says, once with each secret."""
+        moment = now()
+        signatures = [signer.sign(key, moment, data.decode()) for signer in self._signers]
+        return {
+            "webhook-id": key,
+            "webhook-timestamp": str(int(moment.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }
 
     def _authenticate(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Say who calls. Also where that is nobody: requests would look into ``~/.netrc``."""

@@ -25,6 +25,9 @@ OUR_HEADERS = (
     "Webhook-",
 )
 
+#: What a secret of Standard Webhooks begins with; 24 to 64 random bytes in base64 follow.
+SIGNING_PREFIX = "whsec_"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
@@ -46,6 +49,7 @@ class SinkSettings:
     url: str | None = field(default=None, repr=False)  # a path may hold a token
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     credential: Credential | None = None
+    signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     ca_file: str | None = None
     client_cert_file: str | None = None
     client_key_file: str | None = None
@@ -66,6 +70,9 @@ class SinkSettings:
         """What must not be shown, in whatever it may turn up: a part of the URL may be a token."""
         if self.credential:
             yield from self.credential.secrets
+        yield from (
+            secret.removeprefix(SIGNING_PREFIX).rstrip("=") for secret in self.signing_secrets
+        )
         yield from self.headers.values()
         parts = urlsplit(self.url or "")
         yield from (parts.path, *parts.path.split("/"))
@@ -132,6 +139,21 @@ def _api_key(text: str) -> Credential:
     name, _, value = (part.strip() for part in text.partition(":"))
     _check_header(name, value)
     return Credential(kind="API key", header=name, value=value, secrets=(value,))
+
+
+def _signing_secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(secret.strip() for secret in text.split(","))
+    if not all(map(_is_signing_secret, secrets)):
+        raise ValueError(f"not {SIGNING_PREFIX} and 24 to 64 bytes in base64, comma-separated")
+    return secrets
+
+
+def _is_signing_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix(SIGNING_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(SIGNING_PREFIX) and 24 <= len(key) <= 64
 
 
 def _ca_file(text: str) -> str:
@@ -243,6 +265,13 @@ _PARTS: Mapping[str, _Part] = {
         "X-Api-Key: a-long-random-key",
         secret=True,
     ),
+    "signing_secrets": _Part(
+        "SIGNING_SECRETS",
+        _signing_secrets,
+        "Secrets to sign with (Standard Webhooks), comma-separated: two during a rotation.",
+        "whsec_YW4gZXhhbXBsZSwgbm90IGEgc2VjcmV0",
+        secret=True,
+    ),
     "ca_file": _Part(
         "CA_FILE",
         _ca_file,
@@ -294,6 +323,7 @@ def configure(sink: Sink, reader: Reader, *, allow_http: bool) -> SinkSettings:
         sink=sink,
         policy=Policy(**{part: values.pop(part) for part in _POLICY}),
         headers=values.pop("headers") or {},
+        signing_secrets=values.pop("signing_secrets") or (),
         credential=next(filter(None, [values.pop(kind) for kind in _CREDENTIALS]), None),
         **values,
     )

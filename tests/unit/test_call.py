@@ -15,6 +15,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from tasks.call import SinkClient, judge, seconds_of
 from tasks.errors import DeliveryError, TransientDeliveryError
@@ -496,3 +497,50 @@ def test_a_sink_that_asks_for_a_certificate_and_gets_none_is_tried_again(
     with sink_that(answers("200 OK"), tls) as sink, pytest.raises(TransientDeliveryError):
         post(session, sink.url, ca_file=str(authority.file))
     assert sink.requests == []
+
+
+# ── Signatures, checked as a receiver does ────────────────────────────────────────────────────
+
+OLD, NEW = (f"whsec_{base64.b64encode(letter * 32).decode()}" for letter in (b"o", b"n"))
+
+
+def signed_request(session, *secrets):
+    with sink_that(answers("200 OK")) as sink:
+        post(session, sink.url, signing_secrets=secrets)
+    return sink.requests[0]
+
+
+@pytest.mark.parametrize("receivers", [OLD, NEW])
+def test_either_secret_of_a_rotation_verifies(session, receivers):
+    request = signed_request(session, NEW, OLD)
+    assert request.headers["webhook-id"] == request.headers["Idempotency-Key"] == KEY
+    assert Webhook(receivers).verify(request.body, dict(request.headers)) == BODY
+
+
+def test_another_secret_does_not_verify(session):
+    request = signed_request(session, NEW)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(OLD).verify(request.body, dict(request.headers))
+
+
+@pytest.mark.parametrize("header", ["webhook-id", "webhook-timestamp", None])
+def test_what_was_changed_on_the_way_does_not_verify(session, header):
+    request = signed_request(session, NEW)
+    headers, body = dict(request.headers), request.body
+    if header:
+        headers[header] = str(int(headers[header]) - 1) if header.endswith("stamp") else "other"
+    else:
+        body += b" "
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        Webhook(NEW).verify(body, headers)
+
+
+def test_nothing_is_signed_without_a_secret(session):
+    assert not [name for name in signed_request(session).headers if name.startswith("webhook-")]
+
+
+def test_a_signing_secret_that_comes_back_is_not_kept(session):
+    body = f"{OLD} {OLD[6:]} {OLD.strip('=')}".encode()
+    with sink_that(answers("401 No", body=body)) as sink, pytest.raises(DeliveryError) as raised:
+        post(session, sink.url, signing_secrets=(NEW, OLD))
+    assert raised.value.response == "whsec_…= …= whsec_…"

@@ -15,6 +15,11 @@ from tasks.variables import Reader, Role
 from .certificates import Authority
 from .samples import attempt
 
+
+def secret_of(size):
+    return f"whsec_{base64.b64encode(bytes(size)).decode()}"
+
+
 #: The end of a policy's variable → its part, good values and bad ones.
 POLICY = {
     "MAX_TRIES": ("tries", ["1", "20"], ["0", "21", "1.5"]),
@@ -88,6 +93,18 @@ OTHERS = {
     "API_KEY": (
         ["X-Api-Key: k", "x-api-key:k", "Authorization: ApiKey k"],
         ["k", "X-Api-Key", "X-Api-Key:", ": k", "X Api Key: k", "Host: h", "webhook-id: k"],
+    ),
+    "SIGNING_SECRETS": (
+        [secret_of(24), secret_of(64), f"{secret_of(32)},{secret_of(32)}"],
+        [
+            "whsec_",
+            secret_of(23),
+            secret_of(65),
+            secret_of(32).removeprefix("whsec_"),
+            secret_of(32) + ",",
+            secret_of(32)[:-1],
+            secret_of(32).replace("A", "_"),
+        ],
     ),
     "CA_FILE": ([], ["/nowhere/ca.pem", "/dev/null", "/"]),
 }
@@ -307,8 +324,12 @@ def test_no_secret_is_printed(environ):
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_a_credential_is_not_in_its_repr(name):
-    settings, _ = crm({name: CREDENTIALS[name], "HEADERS": '{"X": "t0ken"}'})
+    secret = secret_of(32)
+    settings, _ = crm(
+        {name: CREDENTIALS[name], "HEADERS": '{"X": "t0ken"}', "SIGNING_SECRETS": secret}
+    )
     shown = repr(settings)
+    assert secret.removeprefix("whsec_") not in shown
     assert "t0ken" not in shown
     assert base64.b64encode(b"user:t0ken").decode() not in shown
 
