@@ -17,7 +17,8 @@ from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
 from tasks.errors import StoreError
 from tasks.events import EventType
-from tasks.settings import Role, load_or_exit
+from tasks.settings import load_or_exit
+from tasks.variables import Role
 
 
 def main() -> int:

@@ -19,7 +19,8 @@ from tasks.clock import now, to_rfc3339
 from tasks.errors import StoreError
 from tasks.events import EventType
 from tasks.outcomes import Status
-from tasks.sinks import SINKS, wanted_by
+from tasks.settings import settings
+from tasks.sinks import SINKS
 
 #: Seconds that all samples together may take to their final status.
 PATIENCE = 60.0
@@ -52,7 +53,7 @@ class Sample:
     @property
     def sinks(self) -> Sequence[str]:
         """Who should get it."""
-        return () if self.wrong_field else wanted_by(self.type)
+        return () if self.wrong_field else settings().wanted_by(self.type)
 
 
 class _Kind(NamedTuple):

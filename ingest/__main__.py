@@ -15,7 +15,8 @@ from gunicorn.app.base import BaseApplication
 
 from ingest.queue import EventQueue
 from ingest.wsgi import Ingest
-from tasks.settings import Role, Settings, load_or_exit
+from tasks.settings import Settings, load_or_exit
+from tasks.variables import Role
 
 THREADS = 16
 

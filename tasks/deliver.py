@@ -8,7 +8,7 @@ from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks.breaker import Breaker
-from tasks.call import post, session_of
+from tasks.call import client_of
 from tasks.celery import app, redis
 from tasks.claims import claims
 from tasks.clock import now, to_rfc3339
@@ -27,7 +27,7 @@ from tasks.sinks import SINKS, Sink
 
 
 def _make_task(sink: Sink) -> Task[Any, Any]:
-    policy = settings().policies[sink.name]
+    policy = settings().sinks[sink.name].policy
 
     @app.task(
         name=sink.task_name,
@@ -74,9 +74,8 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
 
 def _call(sink: Sink, key: str, payload: Mapping[str, Any]) -> None:
     body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
-    url, policy = settings().endpoint(sink.name), settings().policies[sink.name]
     try:
-        post(session_of(sink.name), url, body, sink.idempotency_key(key), policy)
+        client_of(sink.name).post(body, sink.idempotency_key(key))
     except SoftTimeLimitExceeded:
         raise TransientDeliveryError("the answer came too slowly") from None
 
@@ -115,7 +114,7 @@ def _report(task: Task[Any, Any], sink: Sink, attempts: int) -> dict[str, Any]:
 @cache
 def breaker_of(sink: str) -> Breaker:
     """The circuit breaker of a sink; when it closes, what was parked is drained."""
-    policy = settings().policies[sink]
+    policy = settings().sinks[sink].policy
     return Breaker(redis(), sink, policy, lambda: app.send_task("drain", (sink,)))
 
 

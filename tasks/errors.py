@@ -63,8 +63,11 @@ class UnderWayError(ProcessorError):
 class DeliveryError(ProcessorError):
     """Raised when a sink refused an event for good; trying again cannot help.
 
-    The message names no URL and no part of the event.
+    The message names no URL and no part of the event or the answer: logs and Flower show it.
+    ``response`` is an excerpt of the answer, for the claim alone, where there was one.
     """
+
+    response: str | None = None
 
 
 class ParkedError(DeliveryError):
@@ -74,7 +77,9 @@ class ParkedError(DeliveryError):
 class TransientDeliveryError(DeliveryError):
     """Raised when a sink could not take an event now; its class is what decides on a retry.
 
-    ``retry_after`` is how many seconds the sink asked us to wait, where it did.
+    ``retry_after`` is how many seconds the sink asked us to wait, where it did. ``sick`` tells a
+    sink that seems to be in trouble (no connection, no answer in time, 5xx) from one that only
+    asks for patience (408, 425, 429).
     """
 
     def __init__(

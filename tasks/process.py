@@ -20,7 +20,6 @@ from tasks.poison import lost_too_often
 from tasks.registry import MetadataRules
 from tasks.schemas import load_envelope, parse_detail
 from tasks.settings import settings
-from tasks.sinks import wanted_by
 
 #: Largest compressed payload kept. An item may have 400 KB, audit records included.
 LARGEST_PAYLOAD = 300_000
@@ -93,7 +92,7 @@ def read_event(
         event_type=event.type.value,
         payload=payload,
         payload_sha256=payload_hash(payload),
-        deliveries={sink: Delivery() for sink in wanted_by(event.type)},
+        deliveries={sink: Delivery() for sink in settings().wanted_by(event.type)},
         holder=holder,
         notes=notes,
     )

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from tasks.events import EventType
 from tasks.sinks import analytics, compliance, crm
 from tasks.sinks.base import Policy, Sink
 
-__all__ = ["SINKS", "Policy", "Sink", "wanted_by"]
+__all__ = ["SINKS", "Policy", "Sink"]
 
 SINKS: Mapping[str, Sink] = {
     module.SINK.name: module.SINK
@@ -16,8 +15,3 @@ SINKS: Mapping[str, Sink] = {
         compliance,
     )
 }
-
-
-def wanted_by(event_type: EventType) -> list[str]:
-    """Name the sinks that an event of this type goes to."""
-    return [sink.name for sink in SINKS.values() if event_type in sink.wants]

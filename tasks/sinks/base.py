@@ -1,7 +1,8 @@
 """What a sink is."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.events import EventType, InteractionEvent
@@ -14,11 +15,15 @@ Body = Callable[[InteractionEvent, str], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How hard a delivery tries. Times are seconds.
+    """How hard a delivery tries, and how hard it may press. Times are seconds.
 
     After try *n* it waits a random while up to ``backoff_base * 2**(n-1)``, at most
     ``backoff_cap`` (exponential backoff with full jitter), or as long as the sink's
     ``Retry-After`` says, at most ``retry_after_cap``.
+
+    ``rate`` (calls a second) and ``concurrency`` (calls at once) hold over all workers of all
+    machines; 0 is no limit. After ``breaker_failures`` failures in a row the circuit breaker opens,
+    for ``breaker_seconds`` until a probe.
     """
 
     tries: int = 5
@@ -27,6 +32,8 @@ class Policy:
     retry_after_cap: int = 60
     connect_timeout: int = 3
     read_timeout: int = 10
+    rate: float = 0
+    concurrency: int = 0
     breaker_failures: int = 10
     breaker_seconds: int = 30
 
@@ -51,12 +58,20 @@ class Sink:
     """A downstream service: what it wants and how it is called.
 
     Its endpoint is the setting ``<NAME>_ENDPOINT``; its task and queue are ``deliver.<name>``.
+    ``wants``, ``policy`` and ``headers`` (sent beside ours) can be set otherwise, as
+    ``tasks/sink_settings.py`` says.
     """
 
     name: str
     body: Body
     wants: frozenset[EventType] = ALL_TYPES
     policy: Policy = Policy()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a name that no variable and no queue can be named after."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ValueError(f"a sink's name is lower case letters, digits and _: {self.name!r}")
 
     @property
     def endpoint_variable(self) -> str:

@@ -2,12 +2,13 @@
 
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from email.parser import BytesParser
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: What is done with a connection once its request is read.
 Script = Callable[[socket.socket, threading.Event], None]
@@ -27,16 +28,26 @@ class LoopbackSink(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = True
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script = script
+        self.tls = tls
         self.requests: list[Request] = []
         self.connections = 0
         self.over = threading.Event()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/secret-path?token=secret-token"
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://127.0.0.1:{self.server_address[1]}/secret-path?token=secret-token"
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if not self.tls:
+            super().finish_request(request, client_address)
+            return
+        # A client that does not like our certificate hangs up, and so do we the other way round.
+        with suppress(OSError), self.tls.wrap_socket(request, server_side=True) as secure:
+            super().finish_request(secure, client_address)
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -56,9 +67,9 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def sink_that(script: Script) -> Iterator[LoopbackSink]:
+def sink_that(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[LoopbackSink]:
     """Run a sink that does this with every request."""
-    with LoopbackSink(script) as sink:
+    with LoopbackSink(script, tls) as sink:
         thread = threading.Thread(target=sink.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,3 +1,5 @@
+import base64
+import gzip
 import json
 import socket
 import threading
@@ -5,18 +7,24 @@ import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http import HTTPStatus
+from unittest.mock import ANY
 
 import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
+from standardwebhooks import Webhook, WebhookVerificationError
 
-from tasks.call import judge, post, seconds_of
+from tasks.call import SinkClient, judge, seconds_of
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
-from tasks.sinks import Policy
+from tasks.settings import load
+from tasks.sink_settings import SinkSettings
+from tasks.sinks import SINKS, Policy
 
+from .certificates import Authority
 from .loopback import answers, sends_and_closes, sends_and_trickles, sends_and_waits, sink_that
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -25,11 +33,21 @@ NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 # ── What an answer means ──────────────────────────────────────────────────────────────────────
 
 DELIVERED = [200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 299]
-TRANSIENT = [408, 425, 429, 500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599]
-FINAL = [400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418]
+SICK = [500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599, 999]
+PATIENCE = [408, 425, 429]
+FINAL = [400, 401, 402, 403, 404, 405, 406, 407, 409, 411, 412, 413, 414, 415, 416, 417, 418]
 FINAL += [421, 422, 423, 424, 426, 428, 431, 451, 499]
 REDIRECTS = [300, 301, 302, 303, 304, 305, 307, 308, 399]
 NO_ANSWER = [101, 102, 103, 199]
+
+#: Status → the error's class, whether the sink is sick, what the message ends in.
+ANSWERS = {
+    **dict.fromkeys(SICK, (TransientDeliveryError, True, "")),
+    **dict.fromkeys(PATIENCE, (TransientDeliveryError, False, "")),
+    **dict.fromkeys(FINAL + NO_ANSWER, (DeliveryError, None, "")),
+    **dict.fromkeys(REDIRECTS, (DeliveryError, None, ": redirects are not followed")),
+    410: (DeliveryError, None, ": the sink says that it is gone for good"),
+}
 
 
 @pytest.mark.parametrize("status", DELIVERED)
@@ -38,32 +56,22 @@ def test_a_2xx_is_delivered(status):
     assert judge(status, "120", NOW) is None
 
 
-@pytest.mark.parametrize("status", TRANSIENT)
-def test_what_may_pass_is_tried_again(status):
-    error = judge(status, None, NOW)
-    assert type(error) is TransientDeliveryError
-    assert str(error).split()[0] == str(status)
-    assert error.retry_after is None
-    assert judge(status, "120", NOW).retry_after == 120.0
-
-
-@pytest.mark.parametrize("status", FINAL + NO_ANSWER)
-def test_what_will_not_pass_is_final(status):
+@pytest.mark.parametrize("status", ANSWERS)
+def test_what_any_other_answer_means(status):
+    kind, sick, ending = ANSWERS[status]
     error = judge(status, "120", NOW)
-    assert type(error) is DeliveryError
-    assert str(error).split()[0] == str(status)
+    assert type(error) is kind
+    assert getattr(error, "sick", None) is sick
+    assert getattr(error, "retry_after", None) == (
+        120.0 if kind is TransientDeliveryError else None
+    )
+    phrase = f" {HTTPStatus(status).phrase}" if status in list(HTTPStatus) else ""
+    assert str(error) == f"{status}{phrase}{ending}"
 
 
-@pytest.mark.parametrize("status", REDIRECTS)
-def test_a_redirect_is_final_and_says_so(status):
-    error = judge(status, None, NOW)
-    assert type(error) is DeliveryError
-    assert str(error).endswith("redirects are not followed")
-
-
-def test_an_answer_is_told_with_its_phrase_where_it_has_one():
-    assert str(judge(404, None, NOW)) == "404 Not Found"
-    assert str(judge(599, None, NOW)) == "599"
+@pytest.mark.parametrize("status", SICK + PATIENCE)
+def test_a_sink_need_not_say_when_to_come_back(status):
+    assert judge(status, None, NOW).retry_after is None
 
 
 # ── Retry-After ───────────────────────────────────────────────────────────────────────────────
@@ -146,10 +154,15 @@ def session():
         yield session
 
 
+def post(session, url, policy=PATIENT, **settings):
+    sink = SinkSettings(sink=SINKS["crm"], policy=policy, url=url, **settings)
+    SinkClient(sink, session).post(BODY, KEY)
+
+
 def refusal_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
     """The error of one attempt; its traceback, which Flower shows, gives nothing away."""
     with pytest.raises(DeliveryError) as raised:
-        post(session, url, BODY, KEY, policy)
+        post(session, url, policy)
     assert type(raised.value) is kind
     shown = "".join(traceback.format_exception(raised.value))
     for private in ("127.0.0.1", "secret", "4711", "account-1"):
@@ -160,13 +173,13 @@ def refusal_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
 @pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted", "204 No Content"])
 def test_a_2xx_is_a_delivery(session, status):
     with sink_that(answers(status)) as sink:
-        post(session, sink.url, BODY, KEY, PATIENT)
+        post(session, sink.url)
     assert len(sink.requests) == 1
 
 
 def test_the_request_is_what_the_interface_says(session):
     with sink_that(answers("200 OK")) as sink:
-        post(session, sink.url, BODY, KEY, PATIENT)
+        post(session, sink.url)
     (request,) = sink.requests
     assert request.line == "POST /secret-path?token=secret-token HTTP/1.1"
     assert request.headers["Content-Type"] == "application/json"
@@ -197,15 +210,55 @@ def in_chunks(connection, _over):
 def test_a_connection_is_used_again_when_its_answer_was_read(session, script):
     with sink_that(script) as sink:
         for _ in range(3):
-            post(session, sink.url, BODY, KEY, PATIENT)
+            post(session, sink.url)
     assert sink.connections == 1
     assert len(sink.requests) == 3
 
 
-def test_a_refusal_is_final(session):
-    with sink_that(answers("422 Unprocessable Entity", body=b'{"name": "Jane 4711"}')) as sink:
+def test_a_refusal_is_final_and_keeps_its_reason_to_itself(session):
+    with sink_that(answers("422 Unprocessable Entity", body=b'{"field": "type"}')) as sink:
         error = refusal_of(session, sink.url, kind=DeliveryError)
     assert str(error).startswith("422 ")
+    assert "field" not in str(error)
+    assert error.response == '{"field": "type"}'
+
+
+def test_the_reason_of_a_refusal_shows_nothing_of_ours(session):
+    def repeats_all(connection, _over):
+        (request,) = sink.requests
+        said = "\n".join([request.line, str(request.headers), request.body.decode()]).encode()
+        answers("400 Bad Request", body=b"You sent: " + said)(connection, _over)
+
+    settings = {"CRM_BASIC_AUTH": "operator:p4ssw0rd", "CRM_HEADERS": '{"X-Tenant": "h1dden"}'}
+    with sink_that(repeats_all) as sink:
+        client = SinkClient(load({"CRM_ENDPOINT": sink.url, **settings}).sinks["crm"], session)
+        with pytest.raises(DeliveryError) as raised:
+            client.post(BODY, KEY)
+    response = raised.value.response
+    assert response.startswith("You sent: ")
+    coded = base64.b64encode(b"operator:p4ssw0rd").decode()
+    for private in ("secret", "operator", "p4ssw0rd", coded, "h1dden", *BODY.values()):
+        assert private not in response
+
+
+def test_an_answer_without_a_body_has_no_reason(session):
+    with sink_that(answers("500 Internal Server Error")) as sink:
+        assert refusal_of(session, sink.url).response is None
+
+
+@pytest.mark.parametrize(
+    ("script", "response"),
+    [
+        (sends_and_closes(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 200_000), "x" * 1024),
+        (sends_and_closes(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nJan\xc3\xa9"), None),
+        (sends_and_waits(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nsorry"), "sorry"),
+        (answers("500 No", "Content-Encoding: gzip", body=gzip.compress(b"\0" * 10**7)), ANY),
+    ],
+    ids=["endless", "broken-off-inside-something-hidden", "falls-silent", "compressed"],
+)
+def test_a_bounded_part_of_an_answer_is_kept(session, script, response):
+    with sink_that(script) as sink:
+        assert refusal_of(session, sink.url, HASTY).response == response
 
 
 def test_a_sink_that_is_busy_says_when_to_come_back(session):
@@ -238,7 +291,9 @@ def test_a_redirect_is_not_followed(session, status):
 )
 def test_an_answer_that_is_none_is_tried_again(session, script):
     with sink_that(script) as sink:
-        assert str(refusal_of(session, sink.url)).startswith("connection failed: ")
+        error = refusal_of(session, sink.url)
+    assert str(error).startswith("connection failed: ")
+    assert error.sick
 
 
 @pytest.mark.parametrize(
@@ -258,21 +313,23 @@ def test_an_answer_that_is_none_is_tried_again(session, script):
 )
 def test_a_2xx_is_a_delivery_whatever_becomes_of_its_body(session, script):
     with sink_that(script) as sink:
-        post(session, sink.url, BODY, KEY, HASTY)
+        post(session, sink.url, HASTY)
     assert len(sink.requests) == 1
 
 
 def test_a_2xx_whose_body_trickles_in_is_a_delivery_and_is_not_waited_for(session):
     with sink_that(sends_and_trickles(OK, b"\r\n", seconds=3)) as sink:
         began = time.monotonic()
-        post(session, sink.url, BODY, KEY, HASTY)
+        post(session, sink.url, HASTY)
         assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", OK], ids=["nothing", "a-bit", "no-end"])
 def test_a_slow_answer_is_tried_again(session, sent):
     with sink_that(sends_and_waits(sent)) as sink:
-        assert str(refusal_of(session, sink.url, HASTY)) == "no answer within 0.5 s"
+        error = refusal_of(session, sink.url, HASTY)
+    assert str(error) == "no answer within 0.5 s"
+    assert error.sick
 
 
 def test_a_refused_connection_is_tried_again(session):
@@ -280,6 +337,7 @@ def test_a_refused_connection_is_tried_again(session):
         port = nobody.getsockname()[1]
     error = refusal_of(session, f"http://127.0.0.1:{port}/secret-path")
     assert str(error) == "connection failed: Connection refused"
+    assert error.sick
 
 
 def test_a_sink_that_does_not_speak_tls_is_tried_again(session):
@@ -325,7 +383,7 @@ def test_what_cannot_be_had_on_a_loopback_is_tried_again_too(session, raised, me
 )
 def test_a_host_that_cannot_be_is_told_as_a_failed_delivery(session, host):
     with pytest.raises(DeliveryError, match=r"^connection failed: ") as raised:
-        post(session, f"http://{host}/secret-path", BODY, KEY, HASTY)
+        post(session, f"http://{host}/secret-path", HASTY)
     assert host not in str(raised.value)
 
 
@@ -337,5 +395,152 @@ def test_a_session_keeps_a_failed_body_out_of_the_next_request(session):
 
     with sink_that(one_after_the_other) as sink:
         for _ in range(2):
-            post(session, sink.url, BODY, KEY, HASTY)
+            post(session, sink.url, HASTY)
     assert [request.body for request in sink.requests] == [canonical_json(BODY)] * 2
+
+
+# ── Who calls, and what else is sent ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "header", "sent"),
+    [
+        ("CRM_BEARER_TOKEN", "t0ken", "Authorization", "Bearer t0ken"),
+        ("CRM_BASIC_AUTH", "us\u00e9r:p:w", "Authorization", "Basic dXPDqXI6cDp3"),
+        ("CRM_API_KEY", "X-Api-Key: k:1", "X-Api-Key", "k:1"),
+        ("CRM_API_KEY", "Authorization: ApiKey k", "Authorization", "ApiKey k"),
+        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "ours"}', "X-Tenant", "acme"),
+        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "ours"}', "User-Agent", "ours"),
+    ],
+)
+def test_headers_are_sent_as_they_are_set(session, variable, value, header, sent):
+    with sink_that(answers("200 OK")) as sink:
+        environment = {"CRM_ENDPOINT": sink.url, variable: value}
+        SinkClient(load(environment).sinks["crm"], session).post(BODY, KEY)
+    (request,) = sink.requests
+    assert request.headers.get_all(header) == [sent]
+    assert request.headers["Idempotency-Key"] == KEY
+    assert request.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("variable", ["CRM_BEARER_TOKEN", "CRM_RATE"])
+def test_what_this_machines_netrc_says_is_not_sent(variable, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with sink_that(answers("200 OK")) as sink, requests.Session() as session:
+        settings = load({"CRM_ENDPOINT": sink.url, variable: "1"})
+        SinkClient(settings.sinks["crm"], session).post(BODY, KEY)
+    assert sink.requests[0].headers["Authorization"] in (None, "Bearer 1")
+
+
+# ── TLS ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def served(authority):
+    return authority.issue("server")
+
+
+def test_a_sink_of_another_authority_is_called_where_that_is_set(session, authority, served):
+    with sink_that(answers("200 OK"), authority.server(served)) as sink:
+        post(session, sink.url, ca_file=str(authority.file))
+        assert str(refusal_of(session, sink.url)) == "TLS handshake failed"
+    assert len(sink.requests) == 1
+
+
+def test_the_authority_that_is_set_is_the_only_one(authority, served, tmp_path, monkeypatch):
+    other = Authority(tmp_path, "other")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
+    with sink_that(answers("200 OK"), authority.server(served)) as sink:
+        with requests.Session() as session:
+            post(session, sink.url)
+        with requests.Session() as session, pytest.raises(TransientDeliveryError, match=r"^TLS"):
+            post(session, sink.url, ca_file=str(other.file))
+
+
+def test_a_sink_that_asks_for_our_certificate_gets_it(session, authority, served):
+    ours = authority.issue("ours")
+    tls = authority.server(served, asks_for_certificates=True)
+    environment = {
+        "CRM_CA_FILE": str(authority.file),
+        "CRM_CLIENT_CERT_FILE": str(ours.certificate),
+        "CRM_CLIENT_KEY_FILE": str(ours.key),
+    }
+    with sink_that(answers("200 OK"), tls) as sink:
+        settings = load({"CRM_ENDPOINT": sink.url, **environment})
+        SinkClient(settings.sinks["crm"], session).post(BODY, KEY)
+    assert len(sink.requests) == 1
+
+
+def test_a_certificate_and_its_key_may_share_a_file(session, authority, served, tmp_path):
+    ours = authority.issue("shared")
+    both = tmp_path / "both.pem"
+    both.write_bytes(ours.certificate.read_bytes() + ours.key.read_bytes())
+    tls = authority.server(served, asks_for_certificates=True)
+    with sink_that(answers("200 OK"), tls) as sink:
+        post(session, sink.url, ca_file=str(authority.file), client_cert_file=str(both))
+    assert len(sink.requests) == 1
+
+
+def test_a_sink_that_asks_for_a_certificate_and_gets_none_is_tried_again(
+    session, authority, served
+):
+    tls = authority.server(served, asks_for_certificates=True)
+    with sink_that(answers("200 OK"), tls) as sink, pytest.raises(TransientDeliveryError):
+        post(session, sink.url, ca_file=str(authority.file))
+    assert sink.requests == []
+
+
+# ── Signatures, checked as a receiver does ────────────────────────────────────────────────────
+
+OLD, NEW = (f"whsec_{base64.b64encode(letter * 32).decode()}" for letter in (b"o", b"n"))
+
+
+def signed_request(session, *secrets):
+    with sink_that(answers("200 OK")) as sink:
+        post(session, sink.url, signing_secrets=secrets)
+    return sink.requests[0]
+
+
+@pytest.mark.parametrize("receivers", [OLD, NEW])
+def test_either_secret_of_a_rotation_verifies(session, receivers):
+    request = signed_request(session, NEW, OLD)
+    assert request.headers["webhook-id"] == request.headers["Idempotency-Key"] == KEY
+    assert Webhook(receivers).verify(request.body, dict(request.headers)) == BODY
+
+
+def test_another_secret_does_not_verify(session):
+    request = signed_request(session, NEW)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(OLD).verify(request.body, dict(request.headers))
+
+
+@pytest.mark.parametrize("header", ["webhook-id", "webhook-timestamp", None])
+def test_what_was_changed_on_the_way_does_not_verify(session, header):
+    request = signed_request(session, NEW)
+    headers, body = dict(request.headers), request.body
+    if header:
+        headers[header] = str(int(headers[header]) - 1) if header.endswith("stamp") else "other"
+    else:
+        body += b" "
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        Webhook(NEW).verify(body, headers)
+
+
+def test_nothing_is_signed_without_a_secret(session):
+    assert not [name for name in signed_request(session).headers if name.startswith("webhook-")]
+
+
+def test_a_signing_secret_that_comes_back_is_not_kept(session):
+    body = f"{OLD} {OLD[6:]} {OLD.strip('=')}".encode()
+    with sink_that(answers("401 No", body=body)) as sink, pytest.raises(DeliveryError) as raised:
+        post(session, sink.url, signing_secrets=(NEW, OLD))
+    assert raised.value.response == "whsec_…= …= whsec_…"

@@ -18,7 +18,9 @@ RAISED = [
     errors.ParkedError("parked: the breaker of crm is open"),
     errors.TransientDeliveryError("503 Service Unavailable"),
     errors.TransientDeliveryError("503 Service Unavailable", 12.5),
+    errors.TransientDeliveryError("429 Too Many Requests", 12.5, sick=False),
 ]
+RAISED[-1].response = '{"error": "slow down"}'
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)

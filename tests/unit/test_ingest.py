@@ -14,7 +14,8 @@ from ingest.wsgi import Ingest
 from tasks.clock import from_rfc3339
 from tasks.errors import InvalidEventError
 from tasks.schemas import load_envelope
-from tasks.settings import Role, load
+from tasks.settings import load
+from tasks.variables import Role
 
 from .samples import EVENT_ID, attempt, make_envelope, without
 from .strategies import bent_envelopes, json_values

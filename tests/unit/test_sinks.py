@@ -3,9 +3,8 @@ from pathlib import Path
 import pytest
 
 from tasks import sinks
-from tasks.events import EventType
 from tasks.schemas import parse_detail
-from tasks.sinks import SINKS, Policy, wanted_by
+from tasks.sinks import SINKS, Policy
 
 from .samples import EVENT_ID, FULL_METADATA, RECEIVED_AT, STAGES, TIME, make_detail
 
@@ -56,11 +55,6 @@ def test_compliance_gets_when_we_were_told(stage):
 @pytest.mark.parametrize("sink", SINKS)
 def test_a_body_is_the_same_on_every_attempt(sink):
     assert body(sink, "routed") == body(sink, "routed")
-
-
-@pytest.mark.parametrize("event_type", EventType)
-def test_all_three_want_every_event(event_type):
-    assert wanted_by(event_type) == ["analytics", "crm", "compliance"]
 
 
 @pytest.mark.parametrize(

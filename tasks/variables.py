@@ -1,0 +1,183 @@
+"""What an environment variable is, who needs it, and how its text is read.
+
+A parser turns the text into a value or raises ``ValueError`` saying what the text is not, without
+repeating it: it may be a secret.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+#: What may stand between ``celery`` and its command, and takes the next word.
+_CELERY_OPTIONS_WITH_VALUE = frozenset(
+    {"-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir"}
+)
+
+
+class Role(StrEnum):
+    """What a process is for; decides which settings it cannot do without."""
+
+    WORKER = "worker"
+    INGEST = "ingest"
+    FLOWER = "flower"
+
+    @classmethod
+    def of_command(cls, argv: Sequence[str]) -> "Role | None":
+        """Tell it from a ``celery -A tasks …`` command line; other commands need nothing."""
+        words = iter(argv[1:])
+        for word in words:
+            if word in _CELERY_OPTIONS_WITH_VALUE:
+                next(words, None)
+            elif not word.startswith("-"):
+                return cls(word) if word in ("worker", "flower") else None
+        return None
+
+
+class Variable(NamedTuple):
+    """One environment variable."""
+
+    name: str
+    doc: str
+    parse: Callable[[str], Any]
+    example: str
+    default: str | None = None
+    needed_by: frozenset[Role] = frozenset()
+    secret: bool = False
+
+    def read(self, environ: Mapping[str, str], role: Role | None) -> Any:
+        """Return its value, or None where it is absent and this role can do without.
+
+        Raises:
+            ValueError: what is wrong and an example of right, ready to print.
+        """
+        text = environ.get(self.name, "").strip() or self.default
+        if text is None:
+            if role in self.needed_by:
+                raise ValueError(self.problem("missing"))
+            return None
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            shown = "" if self.secret else f" (it is {text!r})"
+            raise ValueError(self.problem(f"{error}{shown}")) from None
+
+    def problem(self, what: str) -> str:
+        """Say what is wrong with it, and what would be right."""
+        return f"{self.name}: {what}; expected, for example: {self.example}"
+
+
+class Reader:
+    """Reads variables for a process with this role, and notes all that is wrong."""
+
+    def __init__(self, environ: Mapping[str, str], role: Role | None) -> None:
+        self.problems: list[str] = []
+        self._environ = environ
+        self._role = role
+
+    def read(self, variable: Variable) -> Any:
+        """Return a variable's value; None where it is absent, or wrong, which is then noted."""
+        try:
+            return variable.read(self._environ, self._role)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+
+_HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9a-f:.]*:[0-9a-f:.]*(%\w+)?")
+
+
+def url(*schemes: str) -> Callable[[str], str]:
+    """Parse a URL with one of these schemes and a host."""
+
+    def parse(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            right = (
+                parts.scheme in schemes
+                and parts.port != 0
+                and _HOST.fullmatch(parts.hostname or "")
+            )
+        except ValueError:  # its text repeats part of the URL, which may be a secret
+            right = None
+        if not right:
+            raise ValueError(f"not a URL with {' or '.join(f'{s}://' for s in schemes)} and a host")
+        return text
+
+    return parse
+
+
+def url_to_call(text: str) -> str:
+    """Parse a URL that we send requests to."""
+    parts = urlsplit(url("http", "https")(text))
+    if parts.username or parts.password:
+        raise ValueError("a URL must not carry credentials: they would end up in logs")
+    return text
+
+
+def matching(pattern: str, words: str) -> Callable[[str], str]:
+    """Parse what matches a pattern, which ``words`` describe."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"not {words}")
+        return text
+
+    return parse
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Parse a whole number."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def number(low: int, high: int) -> Callable[[str], float]:
+    """Parse a number that may have decimals."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
+            raise ValueError(f"not a number from {low} to {high}")
+        return float(text)
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """Parse yes or no."""
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise ValueError("not true or false")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def seconds(text: str) -> tuple[int, ...]:
+    """Parse whole numbers of seconds, comma-separated."""
+    waits = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,6}", wait) for wait in waits):
+        raise ValueError("not whole numbers of seconds, comma-separated")
+    return tuple(map(int, waits))
+
+
+def one_of(choices: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """Parse a member of an enumeration."""
+
+    def parse(text: str) -> StrEnum:
+        if text not in list(choices):
+            raise ValueError(f"not one of {', '.join(choices)}")
+        return choices(text)
+
+    return parse
+
+
+def keys(text: str) -> tuple[bytes, ...]:
+    """Parse keys of printable ASCII, comma-separated."""
+    found = [key.strip() for key in text.split(",") if key.strip()]
+    if not found or any(re.search(r"[^!-~]", key) for key in found):
+        raise ValueError("not one or more keys of printable ASCII, comma-separated")
+    return tuple(key.encode() for key in found)
