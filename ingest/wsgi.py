@@ -14,6 +14,7 @@ from ingest.envelope import Record, TooManyError, parse
 from ingest.queue import BacklogError, BrokerAwayError, EventQueue
 from tasks.clock import now, to_rfc3339
 from tasks.errors import InvalidEventError
+from tasks.metrics import counters
 from tasks.settings import Settings
 
 #: Seconds that a client may take to send its body; EventBridge gives up after 5 in all.
@@ -66,6 +67,7 @@ class Ingest:
         except _RefusedError as refused:
             answer = refused.answer
             _log.info("refused: %d %s", answer.status, answer.body["error"])
+            counters().add("refused", code=str(answer.status.value))
         body = json.dumps(answer.body).encode()
         start_response(
             f"{answer.status.value} {answer.status.phrase}",
@@ -160,6 +162,9 @@ class Ingest:
                 raise _unavailable(f"backlog over its limit: {error}") from error
             except BrokerAwayError as error:
                 raise _unavailable(f"broker away: {error}") from error
+        counters().add("accepted", len(ours))
+        counters().add("ignored", ignored)
+        counters().add("refused", len(failures), code="record")
         return Answer(
             HTTPStatus.ACCEPTED,
             {"accepted": len(ours), "ignored": ignored, "batchItemFailures": failures},

@@ -490,6 +490,18 @@ class Claims:
         """Yield what waits for a sink's recovery, received up to ``until``, oldest first."""
         yield from self._due_in(parked_bucket(sink), _epoch() if until is None else until)
 
+    def count_parked(self, sink: str) -> int:
+        """Count what waits for a sink's recovery."""
+        return sum(
+            page["Count"]
+            for page in self._pages(
+                Select="COUNT",
+                IndexName="due",
+                KeyConditionExpression="due_bucket = :bucket",
+                ExpressionAttributeValues=_to_attributes({":bucket": parked_bucket(sink)}),
+            )
+        )
+
     def _due_in(self, bucket: str, until: int) -> Iterator[Due]:
         for item in self._query(
             IndexName="due",
@@ -531,10 +543,14 @@ class Claims:
             day += timedelta(days=1)
 
     def _query(self, **arguments: Any) -> Iterator[Item]:
-        while True:
-            page = self._call("query", **arguments)
+        for page in self._pages(**arguments):
             for attributes in page["Items"]:
                 yield {name: _deserialize(value) for name, value in attributes.items()}
+
+    def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
+        while True:
+            page = self._call("query", **arguments)
+            yield page
             if "LastEvaluatedKey" not in page:
                 return
             arguments["ExclusiveStartKey"] = page["LastEvaluatedKey"]

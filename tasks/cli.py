@@ -13,19 +13,14 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from tasks.audit import verify
-from tasks.bound import settled_within
 from tasks.breaker import State
-from tasks.celery import app, redis
+from tasks.celery import redis
 from tasks.claims import Claim, Due, Summary
 from tasks.claims import claims as table
-from tasks.clock import now
-from tasks.deliver import breaker_of
 from tasks.errors import StoreError
 from tasks.outcomes import Delivery, Outcome, Status, undelivered
-from tasks.settings import settings
 from tasks.sinks import SINKS
-
-_END_OF_TIME = 2**40
+from tasks.stats import END_OF_TIME, collect
 
 _COLOURS: Mapping[str, str] = {
     Outcome.DELIVERED: "green",
@@ -112,54 +107,35 @@ def list_(status: str | None, due: bool, sink: str | None, limit: int, as_json: 
 @tell_errors
 def stats(as_json: bool) -> None:
     """Show what waits, what is overdue or parked, and within which time an event is settled."""
-    found = _stats()
+    found = collect(table(), redis())
     if as_json:
         _print_json(found)
-        return
-    click.echo("waiting in queues")
+    else:
+        click.echo("\n".join(_describe_stats(found)))
+
+
+def _describe_stats(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "waiting in queues"
     for name, length in found["backlog"].items():
-        click.echo(f"  {name:<18}  {length}")
-    click.echo("claims")
+        yield f"  {name:<18}  {length}"
     overdue = f", by up to {found['oldestOverdueSeconds']} s" if found["overdue"] else ""
-    click.echo(f"  being worked on     {found['processing']}")
-    click.echo(f"  to be tried again   {found['due'] - found['processing']}")
-    click.echo(f"  overdue             {found['overdue']}{overdue}")
-    click.echo("sinks")
+    yield "claims"
+    yield f"  being worked on     {found['processing']}"
+    yield f"  to be tried again   {found['due'] - found['processing']}"
+    yield f"  overdue             {found['overdue']}{overdue}"
+    yield "sinks"
     for name, sink in found["sinks"].items():
         probe = f", next probe in {sink['probeInSeconds']:.0f} s" if sink["state"] == "open" else ""
-        click.echo(
+        yield (
             f"  {name:<18}  {_paint(sink['state'])}{probe}; {sink['parked']} parked; "
             f"{sink['failures']} failures in a row; opened {sink['opened']} times"
         )
-    click.echo(f"an accepted event is settled within {found['settledWithinSeconds']} s")
-    click.echo("  (docs/reliability.md; time in the queues, or with a part away, not counted)")
-
-
-def _stats() -> dict[str, Any]:
-    epoch = int(now().timestamp())
-    parked = {name: sum(1 for _ in table().parked(name)) for name in SINKS}
-    due = list(table().due(until=_END_OF_TIME))
-    overdue = [entry.at for entry in due if entry.at <= epoch]
-    return {
-        "backlog": {queue.name: redis().llen(queue.name) for queue in app.conf.task_queues},
-        "due": len(due) + sum(parked.values()),
-        "processing": sum(entry.status is Status.PROCESSING for entry in due),
-        "overdue": len(overdue),
-        "oldestOverdueSeconds": epoch - min(overdue, default=epoch),
-        "sinks": {name: _sink_stats(name, parked[name]) for name in SINKS},
-        "settledWithinSeconds": settled_within(settings()),
-    }
-
-
-def _sink_stats(name: str, parked: int) -> dict[str, Any]:
-    look = breaker_of(name).look()
-    return {
-        "state": look.state.value,
-        "parked": parked,
-        "failures": look.failures,
-        "opened": look.opened,
-        "probeInSeconds": look.probe_in,
-    }
+    yield "the last hour"
+    yield f"  events settled      {found['throughput']['lastHour']}"
+    for name, lag in found["lagSeconds"].items():
+        yield f"  lag, {name}            " + ("–" if lag is None else f"up to {lag:g} s")
+    yield f"an accepted event is settled within {found['settledWithinSeconds']} s"
+    yield "  (docs/reliability.md; time in the queues, or with a part away, not counted)"
 
 
 @click.group()
@@ -213,7 +189,7 @@ def _kept() -> Iterator[Claim]:
 
 
 def _unfinished() -> Iterator[Due]:
-    return chain(table().due(until=_END_OF_TIME), *map(table().parked, SINKS))
+    return chain(table().due(until=END_OF_TIME), *map(table().parked, SINKS))
 
 
 def _due() -> Iterator[Summary]:

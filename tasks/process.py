@@ -15,6 +15,7 @@ from tasks.clock import now, to_rfc3339
 from tasks.dispatch import fan_out
 from tasks.errors import FieldError, InvalidEventError
 from tasks.events import Envelope, InteractionEvent, payload_hash
+from tasks.metrics import counters
 from tasks.outcomes import Delivery, Status
 from tasks.poison import lost_too_often
 from tasks.registry import MetadataRules
@@ -44,16 +45,21 @@ def process_event(
 
     ``received_at`` is when ingest took it, RFC 3339.
     """
-    received_at = received_at or to_rfc3339(now())
-    if lost_too_often(self):
+    answer = _process(self, key, envelope, received_at or to_rfc3339(now()))
+    counters().add("processed", answer=answer)
+    return {"answer": answer}
+
+
+def _process(task: Task[Any, Any], key: str, envelope: Any, received_at: str) -> str:
+    if lost_too_often(task):
         if claims().get(key):
-            return {"answer": "duplicate"}  # it was claimed before its worker died; a sweep has it
-        return {"answer": claim_event(claims(), given_up(key, envelope, received_at), None)}
+            return "duplicate"  # it was claimed before its worker died; a sweep has it
+        return claim_event(claims(), given_up(key, envelope, received_at), None)
     source = envelope.get("source") if isinstance(envelope, dict) else None
     if isinstance(source, str) and source != settings().event_source:
-        return {"answer": "ignored"}
-    new, event = read_event(rules(), key, envelope, received_at, holder=str(self.request.id))
-    return {"answer": claim_event(claims(), new, event)}
+        return "ignored"
+    new, event = read_event(rules(), key, envelope, received_at, holder=str(task.request.id))
+    return claim_event(claims(), new, event)
 
 
 @cache

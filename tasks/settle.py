@@ -8,8 +8,9 @@ from celery import Task
 from tasks import audit
 from tasks.celery import app
 from tasks.claims import Claims, Head, claims
-from tasks.clock import now, to_rfc3339
+from tasks.clock import elapsed_ms, now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.metrics import counters
 from tasks.outcomes import Delivery, Report, Status, merge, status_of, undelivered, waiting
 from tasks.schedule import Appointment, next_appointment
 from tasks.settings import settings
@@ -99,7 +100,19 @@ def settle_claim(
         raise StoreError(f"the claim of {key} changed {CONTENTIONS} times while it was settled")
     if written:
         audit.log_records([written])
+    _count(head, status, reports)
     return status
+
+
+def _count(head: Head, status: Status, reports: Sequence[Report]) -> None:
+    """Count what was settled; the lag where it is the first final status."""
+    for report in reports:
+        counters().add("deliveries", sink=report.sink, outcome=report.outcome.value)
+        counters().add("attempts", report.attempts, sink=report.sink)
+    if status is not Status.PROCESSING:
+        counters().add("settled", status=status.value)
+    if status is not Status.PROCESSING and head.revision == 0:
+        counters().lag(elapsed_ms(head.received_at, to_rfc3339(now())))
 
 
 def _same_ends(head: Head, deliveries: Mapping[str, Delivery]) -> bool:

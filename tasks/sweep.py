@@ -10,11 +10,13 @@ from typing import Any
 from celery import Task
 from redis import Redis
 
+from tasks import stats
 from tasks.celery import app, redis
 from tasks.claims import Claim, Claims, Due, claims
 from tasks.clock import now, to_rfc3339
 from tasks.dispatch import fan_out
 from tasks.errors import ClaimNotFoundError, InvalidEventError, UnknownSchemaError
+from tasks.metrics import counters
 from tasks.outcomes import Outcome, Report, Status
 from tasks.settings import Settings, settings
 from tasks.settle import settle_claim
@@ -35,6 +37,8 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
     holder = str(self.request.id)
     if key is None:
         taken = sweep_due(claims(), settings(), waiting_since(redis()), holder)
+        counters().add("takeovers", taken)
+        stats.publish(redis(), stats.collect(claims(), redis()))
         return {"takenOver": taken}
     claim = claims().get(key)
     if claim is None:
