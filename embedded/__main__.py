@@ -124,10 +124,10 @@ def _demonstrate(supervisor: Supervisor, layout: Plan, account: Account) -> int:
 def _tell_where(layout: Plan, account: Account) -> None:
     user, _, password = layout.environment["FLOWER_BASIC_AUTH"].partition(":")
     account.heading("Ready")
-    account.say(f"  {'Flower':<12} {layout.flower_url}   user {user}, password {password}")
-    account.say(f"  {'ingest':<12} {layout.ingest_url}/events   x-api-key {layout.api_key}")
+    account.say(f"  {'Flower':<18} {layout.flower_url}   user {user}, password {password}")
+    account.say(f"  {'ingest':<18} {layout.ingest_url}/events   x-api-key {layout.api_key}")
     for sink in layout.own_sinks:
-        account.say(f"  {sink:<12} {layout.endpoint(sink)}/received")
+        account.say(f"  {sink:<18} {layout.endpoint(sink)}/received")
 
 
 def _tell_how(layout: Plan, account: Account) -> None:

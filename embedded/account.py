@@ -36,7 +36,7 @@ class Account:
 
     def ready(self, name: str, seconds: float) -> None:
         """Say that a part is ready, ``seconds`` after it was started."""
-        self.say(f"  {self._in(_GREEN, '✓')} {name:<12} {seconds:5.1f} s")
+        self.say(f"  {self._in(_GREEN, '✓')} {name:<18} {seconds:5.1f} s")
 
     def stopped(self, names: str, seconds: float) -> None:
         """Say that parts have ended."""

@@ -2,10 +2,11 @@
 
 import json
 import secrets
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import boto3
 import requests
@@ -18,7 +19,7 @@ from tasks.claims import Claim, claims
 from tasks.clock import now, to_rfc3339
 from tasks.errors import StoreError
 from tasks.events import EventType
-from tasks.outcomes import Status
+from tasks.outcomes import Outcome, Status
 from tasks.settings import settings
 from tasks.sinks import SINKS
 
@@ -27,6 +28,9 @@ PATIENCE = 60.0
 
 #: How often the CRM refuses the sample that is to meet trouble.
 REFUSALS = 2
+
+#: How many events come while the CRM is down; more than open its breaker.
+OUTAGE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,19 +221,68 @@ class Demonstration:
         ]
         if ignored != "202 accepted=0 ignored=1" or claims().get(foreign["id"]):
             problems.append("foreign source: not ignored")
+        if "crm" in self._plan.own_sinks:
+            problems += self._outage(environment)
         return problems
+
+    def _outage(self, environment: str) -> list[str]:
+        """Take the CRM down, send it events, and bring it back."""
+        samples = [make_sample(EventType.COMPLETED, "voice", environment) for _ in range(OUTAGE)]
+        self._tell_crm(mode="status", status=503)
+        followed = self._put_on_bus(samples)
+        if not self._supervisor.watch(until=lambda: self._are_parked(followed), seconds=PATIENCE):
+            return [f"crm is down: its deliveries are not parked after {PATIENCE:g} s"]
+        self._account.result(
+            f"{'crm is down':<32} {OUTAGE} events → analytics, compliance; parked for crm",
+            good=True,
+        )
+        self._tell_crm(mode="ok")
+        begun = time.monotonic()
+        if not self._supervisor.watch(until=lambda: self._are_through(followed), seconds=PATIENCE):
+            return [f"crm is back: what was parked is not delivered after {PATIENCE:g} s"]
+        self._account.result(
+            f"{'crm is back':<32} all {OUTAGE} delivered, completed, "
+            f"{time.monotonic() - begun:.0f} s later",
+            good=True,
+        )
+        return [
+            f"crm is back ({one.id}): {problem}"
+            for one in followed
+            for problem in claim_problems(one.sample, cast("Claim", one.claim))
+        ]
+
+    def _are_parked(self, followed: Sequence[_Followed]) -> bool:
+        return self._read(followed) and all(
+            one.claim and one.claim.deliveries["crm"].outcome is Outcome.PARKED for one in followed
+        )
+
+    def _are_through(self, followed: Sequence[_Followed]) -> bool:
+        return self._read(followed) and all(
+            one.claim and one.claim.status is Status.COMPLETED for one in followed
+        )
+
+    def _read(self, followed: Sequence[_Followed]) -> bool:
+        """Read the claims as they stand; tell whether that could be done."""
+        try:
+            for one in followed:
+                one.claim = claims().get(one.id)
+        except StoreError:
+            return False  # it may be starting anew; PATIENCE is the limit
+        return True
 
     def _tell_crm_to_refuse(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
             if sample.refusals and "crm" in self._plan.own_sinks:
-                behaviour = {
-                    "mode": "status",
-                    "status": 503,
-                    "times": sample.refusals,
-                    "match": sample.detail["interactionId"],
-                }
-                url = f"{self._plan.endpoint('crm')}/behaviour"
-                requests.put(url, json=behaviour, timeout=5).raise_for_status()
+                self._tell_crm(
+                    mode="status",
+                    status=503,
+                    times=sample.refusals,
+                    match=sample.detail["interactionId"],
+                )
+
+    def _tell_crm(self, **behaviour: Any) -> None:
+        url = f"{self._plan.endpoint('crm')}/behaviour"
+        requests.put(url, json=behaviour, timeout=5).raise_for_status()
 
     def _put_on_bus(self, samples: Sequence[Sample]) -> list[_Followed]:
         bus = boto3.client("events", region_name=self._plan.environment["AWS_REGION"])

@@ -85,6 +85,17 @@ _PAST_THE_EMULATOR = (
 )
 
 
+#: What a person who looks on does not want to wait for.
+_IMPATIENT = {
+    "SWEEP_INTERVAL_SECONDS": "5",
+    **{
+        f"{name.upper()}_{suffix}": value
+        for name in SINKS
+        for suffix, value in (("BREAKER_FAILURES", "5"), ("BREAKER_SECONDS", "5"))
+    },
+}
+
+
 def plan(data: Path, environ: Mapping[str, str]) -> Plan:
     """Settle what is to run. Credentials made for ``data`` before are used again."""
     settings = {variable.name for variable in variables()}
@@ -105,6 +116,7 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
         environment[SINKS[name].endpoint_variable] = f"http://{_HOST}:{sinks_port}/{name}"
     defaults = {
         **{variable.name: variable.default for variable in variables() if variable.default},
+        **_IMPATIENT,
         "INGEST_PORT": str(_free_port(8080)),
         "FLOWER_PORT": str(_free_port(5555)),
         **_credentials(data / "env"),
