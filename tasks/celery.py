@@ -34,10 +34,8 @@ class EventTask(Task[Any, Any]):
     ) -> Any:
         """Publish it, as ``celery.Task.apply_async`` does."""
         ours = message_options(*(args or ())[:1])
-        given = options.get("headers") or {}
-        # A message that is put back as it came keeps the schema it was written in.
-        written = given.get("message_schema", MESSAGE_SCHEMA)
-        ours["headers"] = {**given, **ours["headers"], "message_schema": written}
+        # A message that is put back keeps what it was first published with.
+        ours["headers"] |= options.get("headers") or {}
         return super().apply_async(args, kwargs, **(options | ours))
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
