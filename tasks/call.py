@@ -1,88 +1,102 @@
-"""One HTTP call to a sink, and what its answer means."""
+"""One call to a sink: everything that its settings say of it, on the wire."""
 
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
-from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
-from celery.exceptions import SoftTimeLimitExceeded
-from requests.adapters import HTTPAdapter
 from standardwebhooks import Webhook
-from urllib3.exceptions import HTTPError
 
+from tasks import redis
 from tasks.clock import now
-from tasks.errors import DeliveryError, TransientDeliveryError
+from tasks.errors import DeliveryError
 from tasks.events import canonical_json
 from tasks.excerpt import excerpt, strings_in
+from tasks.exchange import Answer, exchange, judge, make_session
+from tasks.oauth import Tokens
 from tasks.settings import settings
 from tasks.sink_settings import SinkSettings
 
-#: Answers of a sink that is well, and may take the event another time.
-PATIENCE = frozenset({408, 425, 429})
 
-#: A body of up to this many bytes and seconds is read, so that the connection can be used again.
-DRAIN = 65_536
-DRAIN_SECONDS = 1.0
+class Attempt(NamedTuple):
+    """One call: the headers it was made with, what came back, and an excerpt of that."""
+
+    headers: Mapping[str, str]
+    answer: Answer
+    excerpt: str
+
+    @property
+    def error(self) -> DeliveryError | None:
+        """What the answer means; None is delivered."""
+        error = judge(self.answer.status, self.answer.retry_after, now())
+        if error:
+            error.response = self.excerpt or None
+        return error
 
 
 class SinkClient:
     """This process's way to one sink: how to call it, and the connections to it."""
 
-    def __init__(self, sink: SinkSettings, session: requests.Session) -> None:
-        """Make a client that has not connected yet."""
+    def __init__(
+        self, sink: SinkSettings, session: requests.Session, tokens: Tokens | None = None
+    ) -> None:
+        """Make a client that has not connected yet; ``tokens`` are those of the sink's grant."""
         self._sink = sink
         self._session = session
+        self._tokens = tokens
         self._signers = [Webhook(secret) for secret in sink.signing_secrets]
 
     def post(self, body: Mapping[str, Any], key: str) -> None:
-        """Make one attempt; ``key`` is the Idempotency-Key.
+        """Deliver something; ``key`` is the Idempotency-Key.
 
         Raises:
             TransientDeliveryError: the sink could not be reached, or says that it cannot now.
             DeliveryError: the sink refused the event for good.
             SettingsError: nobody said where the sink is.
         """
-        sink = self._sink
-        data = canonical_json(body)
-        timeout = (sink.policy.connect_timeout, sink.policy.read_timeout)
-        # "from None": the causes spell out the URL, and Flower shows tracebacks.
-        try:
-            with self._session.post(
-                sink.endpoint,
-                data=data,
-                headers=self._headers(data, key),
-                auth=self._authenticate,
-                timeout=timeout,
-                verify=sink.ca_file or True,
-                cert=_certificate(sink),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                error = judge(response.status_code, response.headers.get("Retry-After"), now())
-                answer, whole = _read(response)
-        except requests.exceptions.ConnectTimeout:
-            raise TransientDeliveryError(f"no connection within {timeout[0]:g} s") from None
-        except requests.exceptions.Timeout:
-            raise TransientDeliveryError(f"no answer within {timeout[1]:g} s") from None
-        except requests.exceptions.SSLError:
-            raise TransientDeliveryError("TLS handshake failed") from None
-        except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
-            raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
-        if error:
-            hidden = [*sink.secrets, *strings_in(body)]
-            error.response = excerpt(answer, hidden, whole=whole) or None
+        if error := self.attempt(body, key).error:
             raise error
 
+    def attempt(
+        self, body: Mapping[str, Any], key: str, more: Mapping[str, str] | None = None
+    ) -> Attempt:
+        """Call the sink, with ``more`` headers, and tell what came of it.
+
+        An access token that the sink does not take is renewed, and the call repeated, once.
+
+        Raises:
+            As ``post``, where there was no answer.
+        """
+        data = canonical_json(body)
+        headers = {**self._headers(data, key), **(more or {})}
+        token = self._tokens.get() if self._tokens else None
+        answer = self._exchange(data, headers, token)
+        if self._tokens and token and answer.status == 401:
+            self._tokens.drop(token)
+            token, refused = self._tokens.get(), token
+            if token != refused:
+                answer = self._exchange(data, headers, token)
+        hidden = [*self._sink.secrets, *strings_in(body), *([token] if token else [])]
+        return Attempt(headers, answer, excerpt(answer.body, hidden, whole=answer.whole))
+
+    def _exchange(self, data: bytes, headers: Mapping[str, str], token: str | None) -> Answer:
+        policy = self._sink.policy
+        return exchange(
+            self._session,
+            self._sink.endpoint,
+            data,
+            {**headers, "Authorization": f"Bearer {token}"} if token else headers,
+            timeout=(policy.connect_timeout, policy.read_timeout),
+            tls=self._sink.tls,
+        )
+
     def _headers(self, data: bytes, key: str) -> dict[str, str]:
+        credential = self._sink.credential
         return {
             "User-Agent": "cxone-event-processor",
             "Accept-Encoding": "identity",  # what comes back is read by people, if at all
             **self._sink.headers,
+            **({credential.header: credential.value} if credential else {}),
             "Content-Type": "application/json",
             "Idempotency-Key": key,
             **(self._signature(data, key) if self._signers else {}),
@@ -98,89 +112,10 @@ class SinkClient:
             "webhook-signature": " ".join(signatures),
         }
 
-    def _authenticate(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Say who calls. Also where that is nobody: requests would look into ``~/.netrc``."""
-        if credential := self._sink.credential:
-            request.headers[credential.header] = credential.value
-        return request
-
 
 @cache
 def client_of(sink: str) -> SinkClient:
     """The client of this process for a sink; its connections are used again."""
-    session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=32)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return SinkClient(settings().sinks[sink], session)
-
-
-def _certificate(sink: SinkSettings) -> str | tuple[str, str] | None:
-    if sink.client_cert_file and sink.client_key_file:
-        return sink.client_cert_file, sink.client_key_file
-    return sink.client_cert_file
-
-
-def _read(response: requests.Response) -> tuple[bytes, bool]:
-    """Read the body, within bounds; tell whether that is all of it.
-
-    What the answer means is known before, so whatever goes wrong here does not matter.
-    """
-    deadline = time.monotonic() + DRAIN_SECONDS
-    body = b""
-    with suppress(HTTPError, OSError, SoftTimeLimitExceeded):
-        while len(body) < DRAIN and time.monotonic() < deadline:
-            chunk = response.raw.read1(DRAIN - len(body), decode_content=False)
-            if not chunk:
-                return body, True
-            body += chunk
-    return body, False
-
-
-def _root_of(problem: BaseException) -> str:
-    """Find what the operating system said, below what the libraries made of it."""
-    cause: BaseException | None = problem
-    while cause:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        problem, cause = cause, cause.__cause__ or cause.__context__
-    return type(problem).__name__
-
-
-def judge(status: int, retry_after: str | None, moment: datetime) -> DeliveryError | None:
-    """Tell what an answer means: None is delivered, else the error to raise."""
-    if 200 <= status < 300:
-        return None
-    reason = _reason(status)
-    if status >= 500:
-        return TransientDeliveryError(reason, seconds_of(retry_after, moment))
-    if status in PATIENCE:
-        return TransientDeliveryError(reason, seconds_of(retry_after, moment), sick=False)
-    if 300 <= status < 400:
-        return DeliveryError(f"{reason}: redirects are not followed")
-    if status == HTTPStatus.GONE:
-        return DeliveryError(f"{reason}: the sink says that it is gone for good")
-    return DeliveryError(reason)
-
-
-def _reason(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
-
-
-def seconds_of(retry_after: str | None, moment: datetime) -> float | None:
-    """Read a ``Retry-After``, in either form that RFC 9110 gives it; None if there is none."""
-    if not retry_after:
-        return None
-    text = retry_after.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # the year 2200000000 is no date either
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=moment.tzinfo)
-    return max(0.0, (date - moment).total_seconds())
+    to, session = settings().sinks[sink], make_session()
+    tokens = Tokens(redis.client(), session, to.grant) if to.grant else None
+    return SinkClient(to, session, tokens)

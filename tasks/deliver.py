@@ -27,7 +27,8 @@ from tasks.sinks import SINKS, Sink
 
 
 def _make_task(sink: Sink) -> Task[Any, Any]:
-    policy = settings().sinks[sink.name].policy
+    to = settings().sinks[sink.name]
+    policy = to.policy
 
     @app.task(
         name=sink.task_name,
@@ -39,8 +40,8 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
         retry_jitter=True,
         throws=(DeliveryError, ClaimNotFoundError, UnderWayError),  # logged without a traceback
         # The read time-out starts anew with every byte; this does not.
-        soft_time_limit=policy.attempt + 5,
-        time_limit=policy.attempt + 15,
+        soft_time_limit=to.attempt + 5,
+        time_limit=to.attempt + 15,
     )
     def deliver(
         self: Task[Any, Any],

@@ -329,11 +329,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
                 f"message would be handed out twice; expected, for example: "
                 f"{policy.longest_wait * 5}"
             )
-        if policy.longest >= settings.claim_lease:
+        if sink.longest >= settings.claim_lease:
             yield (
-                f"CLAIM_LEASE_SECONDS: {settings.claim_lease} is not above the {policy.longest} s "
+                f"CLAIM_LEASE_SECONDS: {settings.claim_lease} is not above the {sink.longest} s "
                 f"that all tries of {name} may take: a sweep would take over from a worker "
-                f"that is alive; expected, for example: {policy.longest * 2}"
+                f"that is alive; expected, for example: {sink.longest * 2}"
             )
 
 

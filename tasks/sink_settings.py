@@ -10,8 +10,11 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+from tasks import oauth
 from tasks.errors import SettingsError
 from tasks.events import EventType
+from tasks.exchange import USUAL_TLS, Tls
+from tasks.oauth import Grant
 from tasks.sinks.base import ALL_TYPES, Policy, Sink
 from tasks.variables import Reader, Role, Variable, integer, number, url_to_call
 
@@ -49,10 +52,9 @@ class SinkSettings:
     url: str | None = field(default=None, repr=False)  # a path may hold a token
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     credential: Credential | None = None
+    grant: Grant | None = None
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
-    ca_file: str | None = None
-    client_cert_file: str | None = None
-    client_key_file: str | None = None
+    tls: Tls = USUAL_TLS
 
     @property
     def endpoint(self) -> str:
@@ -66,10 +68,24 @@ class SinkSettings:
         return self.url
 
     @property
+    def attempt(self) -> int:
+        """The longest that one attempt may take, in seconds: with OAuth it may take two calls."""
+        call = self.policy.attempt
+        return 2 * (call + oauth.LONGEST) if self.grant else call
+
+    @property
+    def longest(self) -> int:
+        """The longest that all tries together may take, in seconds."""
+        tries = self.policy.tries
+        return tries * self.attempt + (tries - 1) * self.policy.longest_wait
+
+    @property
     def secrets(self) -> Iterator[str]:
         """What must not be shown, in whatever it may turn up: a part of the URL may be a token."""
         if self.credential:
             yield from self.credential.secrets
+        if self.grant:
+            yield from self.grant.secrets
         yield from (
             secret.removeprefix(SIGNING_PREFIX).rstrip("=") for secret in self.signing_secrets
         )
@@ -114,6 +130,12 @@ def _check_header(name: str, value: str) -> None:
         raise ValueError(f"{', '.join(OUR_HEADERS)}… are ours to send")
 
 
+def _text(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
 def _bearer_token(text: str) -> Credential:
     if not re.fullmatch(r"[!-~]+", text):
         raise ValueError("not a token of printable ASCII")
@@ -138,7 +160,7 @@ def _basic_auth(text: str) -> Credential:
 def _api_key(text: str) -> Credential:
     name, _, value = (part.strip() for part in text.partition(":"))
     _check_header(name, value)
-    return Credential(kind="API key", header=name, value=value, secrets=(value,))
+    return Credential(kind="API key", header=name, value=value, secrets=(value, *value.split()))
 
 
 def _signing_secrets(text: str) -> tuple[str, ...]:
@@ -265,6 +287,22 @@ _PARTS: Mapping[str, _Part] = {
         "X-Api-Key: a-long-random-key",
         secret=True,
     ),
+    "oauth_token_url": _Part(
+        "OAUTH_TOKEN_URL",
+        url_to_call,
+        "Authentication: OAuth client credentials; where tokens are had.",
+        "https://login.example.com/oauth2/token",
+        secret=True,
+    ),
+    "oauth_client_id": _Part("OAUTH_CLIENT_ID", _text, "Id of the OAuth client.", "cxone-events"),
+    "oauth_client_secret": _Part(
+        "OAUTH_CLIENT_SECRET",
+        _text,
+        "Its secret.",
+        "a-long-random-secret",
+        secret=True,
+    ),
+    "oauth_scope": _Part("OAUTH_SCOPE", _text, "Scope to ask for.", "events:write"),
     "signing_secrets": _Part(
         "SIGNING_SECRETS",
         _signing_secrets,
@@ -275,7 +313,7 @@ _PARTS: Mapping[str, _Part] = {
     "ca_file": _Part(
         "CA_FILE",
         _ca_file,
-        "PEM file of the only certificate authorities to trust.",
+        "PEM file of the only certificate authorities to trust, for tokens, too.",
         "/etc/cxone/<name>-ca.pem",
     ),
     "client_cert_file": _Part(
@@ -292,8 +330,8 @@ _PARTS: Mapping[str, _Part] = {
     ),
 }
 
-#: Kinds of authentication, of which a sink may have one.
 _CREDENTIALS = ("bearer_token", "basic_auth", "api_key")
+_OAUTH = ("oauth_token_url", "oauth_client_id", "oauth_client_secret", "oauth_scope")
 
 
 def variables_of(sink: Sink) -> dict[str, Variable]:
@@ -321,11 +359,36 @@ def configure(sink: Sink, reader: Reader, *, allow_http: bool) -> SinkSettings:
         reader.problems += _contradictions(variables, values, allow_http=allow_http)
     return SinkSettings(
         sink=sink,
-        policy=Policy(**{part: values.pop(part) for part in _POLICY}),
-        headers=values.pop("headers") or {},
-        signing_secrets=values.pop("signing_secrets") or (),
-        credential=next(filter(None, [values.pop(kind) for kind in _CREDENTIALS]), None),
-        **values,
+        policy=Policy(**{part: values[part] for part in _POLICY}),
+        wants=values["wants"],
+        url=values["url"],
+        headers=values["headers"] or {},
+        credential=next(filter(None, [values[kind] for kind in _CREDENTIALS]), None),
+        grant=_grant(sink, variables, values) if values["oauth_token_url"] else None,
+        signing_secrets=values["signing_secrets"] or (),
+        tls=_tls(values),
+    )
+
+
+def _tls(values: Mapping[str, Any]) -> Tls:
+    return Tls(
+        ca_file=values["ca_file"],
+        cert_file=values["client_cert_file"],
+        key_file=values["client_key_file"],
+    )
+
+
+def _grant(sink: Sink, variables: Mapping[str, Variable], values: Mapping[str, Any]) -> Grant:
+    form = {"grant_type": "client_credentials"}
+    if values["oauth_scope"]:
+        form["scope"] = values["oauth_scope"]
+    return Grant(
+        name=sink.name,
+        settings=", ".join(variables[part].name for part in _OAUTH),
+        url=values["oauth_token_url"],
+        form=form,
+        client=(values["oauth_client_id"], values["oauth_client_secret"]),
+        tls=_tls(values),
     )
 
 
@@ -333,18 +396,12 @@ def _contradictions(
     variables: Mapping[str, Variable], values: Mapping[str, Any], *, allow_http: bool
 ) -> Iterator[str]:
     """Tell which settings of a sink, each right by itself, do not go together."""
-    if values["url"] and not (allow_http or _is_safe(values["url"])):
-        yield variables["url"].problem(
-            "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
-        )
-    given = [kind for kind in _CREDENTIALS if values[kind]]
-    for kind in given[1:]:
-        yield variables[kind].problem(
-            f"beside {variables[given[0]].name}, but a sink has one kind of authentication"
-        )
-    for kind in given:
-        if values[kind].header.lower() in map(str.lower, values["headers"] or ()):
-            yield variables["headers"].problem(f"holds the header of {variables[kind].name}")
+    for part in ("url", "oauth_token_url"):
+        if values[part] and not (allow_http or _is_safe(values[part])):
+            yield variables[part].problem(
+                "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
+            )
+    yield from _authentication_contradictions(variables, values)
     cert, key = values["client_cert_file"], values["client_key_file"]
     if cert and not _is_pair(cert, key):
         yield variables["client_cert_file"].problem(
@@ -354,6 +411,22 @@ def _contradictions(
         yield variables["client_cert_file"].problem(
             f"missing, though {variables['client_key_file'].name} is set"
         )
+
+
+def _authentication_contradictions(
+    variables: Mapping[str, Variable], values: Mapping[str, Any]
+) -> Iterator[str]:
+    credentials = [kind for kind in _CREDENTIALS if values[kind]]
+    given = [part for part in _OAUTH if values[part]]
+    kinds = [variables[part] for part in (*credentials, *given[:1])]
+    for other in kinds[1:]:
+        yield other.problem(f"beside {kinds[0].name}, but a sink has one kind of authentication")
+    for part in _OAUTH[:3]:
+        if given and not values[part]:
+            yield variables[part].problem(f"missing, though {variables[given[0]].name} is set")
+    for kind in credentials:
+        if values[kind].header.lower() in map(str.lower, values["headers"] or ()):
+            yield variables["headers"].problem(f"holds the header of {variables[kind].name}")
 
 
 def _is_safe(url: str) -> bool:

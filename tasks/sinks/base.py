@@ -39,18 +39,13 @@ class Policy:
 
     @property
     def attempt(self) -> int:
-        """The longest that one attempt may take."""
+        """The longest that one call may take."""
         return self.connect_timeout + self.read_timeout
 
     @property
     def longest_wait(self) -> int:
         """The longest wait between two tries."""
         return max(self.backoff_cap, self.retry_after_cap)
-
-    @property
-    def longest(self) -> int:
-        """The longest that all tries together may take."""
-        return self.tries * self.attempt + (self.tries - 1) * self.longest_wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

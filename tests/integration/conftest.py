@@ -21,7 +21,15 @@ from pytest_celery import (
 from embedded.sinks import SampleSinks
 
 from .envelopes import SINKS
-from .nodes import Backend, Broker, EmulatorContainer, Worker, redis_server, running
+from .nodes import (
+    Backend,
+    Broker,
+    EmulatorContainer,
+    RedisContainer,
+    Worker,
+    redis_server,
+    running,
+)
 from .system import IngestContainer, System, TaskEvents
 
 
@@ -47,6 +55,22 @@ def aws_url(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The AWS emulator."""
     with running(EmulatorContainer(tmp_path_factory.mktemp("aws"))) as emulator:
         yield emulator.url
+
+
+@pytest.fixture(scope="session")
+def shared_redis(
+    engines: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisContainer]:
+    """A Redis for tests that need no more than that."""
+    with running(RedisContainer(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(shared_redis: RedisContainer) -> RedisContainer:
+    """The same, empty."""
+    shared_redis.client.flushall()
+    return shared_redis
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,10 @@ OTHERS = {
         ["X-Api-Key: k", "x-api-key:k", "Authorization: ApiKey k"],
         ["k", "X-Api-Key", "X-Api-Key:", ": k", "X Api Key: k", "Host: h", "webhook-id: k"],
     ),
+    "OAUTH_CLIENT_ID": ([], ["cx\tone"]),
+    "OAUTH_CLIENT_SECRET": ([], ["s3cr\tt"]),
+    "OAUTH_SCOPE": ([], ["events\nwrite"]),
+    "OAUTH_TOKEN_URL": ([], ["login.example.com", "https://user:pw@h/"]),
     "SIGNING_SECRETS": (
         [secret_of(24), secret_of(64), f"{secret_of(32)},{secret_of(32)}"],
         [
@@ -244,17 +248,54 @@ def test_loopback_needs_no_tls(host):
 
 
 CREDENTIALS = {"BEARER_TOKEN": "t0ken", "BASIC_AUTH": "user:t0ken", "API_KEY": "X-Key: t0ken"}
+OAUTH = {
+    "OAUTH_TOKEN_URL": "https://login.example.com/t0ken",
+    "OAUTH_CLIENT_ID": "t0ken",
+    "OAUTH_CLIENT_SECRET": "t0ken",
+}
 
 
-@pytest.mark.parametrize("one", CREDENTIALS)
+@pytest.mark.parametrize("one", [*CREDENTIALS, "OAUTH_TOKEN_URL"])
 @pytest.mark.parametrize("other", CREDENTIALS)
 def test_a_sink_has_one_kind_of_authentication(one, other):
-    _, problems = crm({name: CREDENTIALS[name] for name in (one, other)})
+    given = {name: CREDENTIALS[name] for name in (one, other) if name in CREDENTIALS}
+    _, problems = crm(given | (OAUTH if one in OAUTH else {}))
     assert len(problems) == (one != other)
     for problem in problems:
         assert f"CRM_{one}" in problem
         assert f"CRM_{other}" in problem
         assert "t0ken" not in problem
+
+
+@pytest.mark.parametrize("missing", OAUTH)
+def test_oauth_is_set_wholly_or_not_at_all(missing):
+    assert crm(OAUTH)[1] == []
+    (problem,) = crm({name: value for name, value in OAUTH.items() if name != missing})[1]
+    assert problem.startswith(f"CRM_{missing}: missing, though CRM_OAUTH_")
+    assert {problem.partition(":")[0] for problem in crm({"OAUTH_SCOPE": "a"})[1]} == {
+        f"CRM_{name}" for name in OAUTH
+    }
+
+
+def test_tokens_are_not_asked_for_by_plain_http():
+    (problem,) = crm(OAUTH | {"OAUTH_TOKEN_URL": "http://login.example.com/token"})[1]
+    assert problem.startswith("CRM_OAUTH_TOKEN_URL: http:// outside loopback")
+
+
+def test_what_a_token_is_asked_for_with():
+    grant = crm(OAUTH | {"OAUTH_SCOPE": "events:write"})[0].grant
+    assert grant.form == {"grant_type": "client_credentials", "scope": "events:write"}
+    assert grant.client == ("t0ken", "t0ken")
+    assert "t0ken" not in repr(grant)
+    assert crm(OAUTH)[0].grant.form == {"grant_type": "client_credentials"}
+
+
+def test_a_call_by_oauth_may_take_long_and_the_lease_knows():
+    environ = {f"CRM_{name}": value for name, value in OAUTH.items()} | {"CRM_MAX_TRIES": "8"}
+    assert load({"CRM_MAX_TRIES": "8"}).sinks["crm"].attempt == 13
+    _, error = attempt(load, environ)
+    (problem,) = error.problems
+    assert problem.startswith("CLAIM_LEASE_SECONDS: ")
 
 
 def test_a_header_has_one_setting():
@@ -285,7 +326,8 @@ def test_files_that_load_are_taken(authority, pair):
         }
     )
     assert problems == []
-    assert settings.ca_file == str(authority.file)
+    assert settings.tls.ca_file == str(authority.file)
+    assert settings.tls.certificate == (str(pair.certificate), str(pair.key))
 
 
 def test_a_key_file_is_no_authority(pair):

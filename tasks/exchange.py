@@ -1,0 +1,171 @@
+"""One HTTP exchange with a server of somebody else, and what its answer means."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import NamedTuple
+
+import requests
+from celery.exceptions import SoftTimeLimitExceeded
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from tasks.errors import DeliveryError, TransientDeliveryError
+
+#: Answers of a sink that is well, and may take the event another time.
+PATIENCE = frozenset({408, 425, 429})
+
+#: A body of up to this many bytes and seconds is read, so that the connection can be used again.
+DRAIN = 65_536
+DRAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files: whom to trust instead of the usual authorities, and the certificate we show."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    @property
+    def certificate(self) -> str | tuple[str, str] | None:
+        """The certificate, as ``requests`` wants it."""
+        if self.cert_file and self.key_file:
+            return self.cert_file, self.key_file
+        return self.cert_file
+
+
+USUAL_TLS = Tls()
+
+
+class Answer(NamedTuple):
+    """What came back. ``whole`` tells whether ``body`` is all of the body."""
+
+    status: int
+    retry_after: str | None
+    body: bytes
+    whole: bool
+
+
+def make_session() -> requests.Session:
+    """Make a pool of connections to one or two servers, for all threads of a process."""
+    session = requests.Session()
+    adapter = HTTPAdapter(pool_connections=2, pool_maxsize=32)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def exchange(
+    session: requests.Session,
+    url: str,
+    data: bytes,
+    headers: Mapping[str, str],
+    *,
+    timeout: tuple[float, float],
+    tls: Tls,
+) -> Answer:
+    """Post something, once; redirects are not followed. Time-outs are to connect and to answer.
+
+    Raises:
+        TransientDeliveryError: there was no answer. It tells nothing of what was sent, nor where.
+    """
+    # "from None": the causes spell out the URL, and Flower shows tracebacks.
+    try:
+        with session.post(
+            url,
+            data=data,
+            headers=headers,
+            auth=_as_it_is,
+            timeout=timeout,
+            verify=tls.ca_file or True,
+            cert=tls.certificate,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            return Answer(
+                response.status_code, response.headers.get("Retry-After"), *_read(response)
+            )
+    except requests.exceptions.ConnectTimeout:
+        raise TransientDeliveryError(f"no connection within {timeout[0]:g} s") from None
+    except requests.exceptions.Timeout:
+        raise TransientDeliveryError(f"no answer within {timeout[1]:g} s") from None
+    except requests.exceptions.SSLError:
+        raise TransientDeliveryError("TLS handshake failed") from None
+    except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
+        raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Change nothing: without this, requests would take credentials out of ``~/.netrc``."""
+    return request
+
+
+def _read(response: requests.Response) -> tuple[bytes, bool]:
+    """Read the body, within bounds; tell whether that is all of it.
+
+    What the answer means is known before, so whatever goes wrong here does not matter.
+    """
+    deadline = time.monotonic() + DRAIN_SECONDS
+    body = b""
+    with suppress(HTTPError, OSError, SoftTimeLimitExceeded):
+        while len(body) < DRAIN and time.monotonic() < deadline:
+            chunk = response.raw.read1(DRAIN - len(body), decode_content=False)
+            if not chunk:
+                return body, True
+            body += chunk
+    return body, False
+
+
+def _root_of(problem: BaseException) -> str:
+    """Find what the operating system said, below what the libraries made of it."""
+    cause: BaseException | None = problem
+    while cause:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        problem, cause = cause, cause.__cause__ or cause.__context__
+    return type(problem).__name__
+
+
+def judge(status: int, retry_after: str | None, moment: datetime) -> DeliveryError | None:
+    """Tell what an answer means: None is delivered, else the error to raise."""
+    if 200 <= status < 300:
+        return None
+    reason = _reason(status)
+    if status >= 500:
+        return TransientDeliveryError(reason, seconds_of(retry_after, moment))
+    if status in PATIENCE:
+        return TransientDeliveryError(reason, seconds_of(retry_after, moment), sick=False)
+    if 300 <= status < 400:
+        return DeliveryError(f"{reason}: redirects are not followed")
+    if status == HTTPStatus.GONE:
+        return DeliveryError(f"{reason}: the sink says that it is gone for good")
+    return DeliveryError(reason)
+
+
+def _reason(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def seconds_of(retry_after: str | None, moment: datetime) -> float | None:
+    """Read a ``Retry-After``, in either form that RFC 9110 gives it; None if there is none."""
+    if not retry_after:
+        return None
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # the year 2200000000 is no date either
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=moment.tzinfo)
+    return max(0.0, (date - moment).total_seconds())

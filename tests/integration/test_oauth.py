@@ -1,0 +1,355 @@
+"""Access tokens, shared through a real Redis by threads and processes."""
+
+import json
+import multiprocessing
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import requests
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tasks import oauth
+from tasks.call import SinkClient
+from tasks.errors import DeliveryError, TransientDeliveryError
+from tasks.exchange import make_session
+from tasks.oauth import Grant, Tokens
+from tasks.settings import load
+
+from .nodes import RedisContainer, free_port
+from .token_server import TokenServer
+
+BODY = {"interactionId": "Jane-4711"}
+
+
+@pytest.fixture
+def server() -> Iterator[TokenServer]:
+    """A token endpoint, and the sink behind it."""
+    with TokenServer() as server:
+        yield server
+
+
+@pytest.fixture
+def grant(server: TokenServer) -> Grant:
+    """What the CRM's tokens are asked for with."""
+    return grant_of(server)
+
+
+def grant_of(server: TokenServer, **changes: str) -> Grant:
+    """Read a grant from the settings."""
+    settings = load(
+        {
+            "CRM_OAUTH_TOKEN_URL": f"{server.url}/token",
+            "CRM_OAUTH_CLIENT_ID": "cx:one",
+            "CRM_OAUTH_CLIENT_SECRET": "s3cr3t+/=ä",
+            "CRM_OAUTH_SCOPE": "events:write",
+            **changes,
+        }
+    )
+    grant = settings.sinks["crm"].grant
+    assert grant
+    return grant
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests.Session]:
+    """Connections."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with make_session() as session:
+        yield session
+
+
+@pytest.fixture
+def tokens(redis: RedisContainer, session: requests.Session, grant: Grant) -> Tokens:
+    """The tokens of the CRM."""
+    return Tokens(redis.client, session, grant)
+
+
+def raised_by(tokens: Tokens) -> DeliveryError:
+    """The error of ``get``, which shows no secret."""
+    with pytest.raises(DeliveryError) as raised:
+        tokens.get()
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "s3cr3t" not in shown
+    assert "127.0.0.1" not in shown
+    return raised.value
+
+
+# ── Asking ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_is_asked_for_as_rfc_6749_says(tokens: Tokens, server: TokenServer) -> None:
+    assert tokens.get() == "token-1"
+    form = {"grant_type": "client_credentials", "scope": "events:write"}
+    assert server.asked == [("cx:one:s3cr3t+/=ä", form)]
+
+
+def test_any_grant_can_be_asked_for(
+    redis: RedisContainer, session: requests.Session, server: TokenServer
+) -> None:
+    form = {"grant_type": "password", "username": "key", "password": "p&w", "client_id": "c"}
+    grant = Grant(name="cxone", settings="CXONE_…", url=f"{server.url}/token", form=form)
+    assert Tokens(redis.client, session, grant).get() == "token-1"
+    assert server.asked == [(None, form)]
+
+
+def get_from(url: str, grant: Grant, times: int) -> list[str]:
+    """Get a token in as many threads, as a worker process does."""
+    with Redis.from_url(url, decode_responses=True) as client, make_session() as session:
+        session.trust_env = False
+        tokens = Tokens(client, session, grant)
+        with ThreadPoolExecutor(times) as pool:
+            return list(pool.map(lambda _: tokens.get(), range(times)))
+
+
+def test_many_processes_and_threads_ask_once(
+    redis: RedisContainer, server: TokenServer, grant: Grant
+) -> None:
+    server.seconds = 0.3
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(3, mp_context=spawned) as pool:
+        got = [pool.submit(get_from, redis.url, grant, 4) for _ in range(3)]
+        assert [token for future in got for token in future.result()] == ["token-1"] * 12
+    assert len(server.asked) == 1
+
+
+def test_who_had_to_wait_for_its_turn_looks_again_before_it_asks(
+    tokens: Tokens, server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tokens.get() == "token-1"
+    looks = iter([None])  # the first look was too early
+    kept = tokens._kept
+    monkeypatch.setattr(tokens, "_kept", lambda: next(looks, kept()))
+    assert tokens.get() == "token-1"
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("life", "seconds"),
+    [
+        (3600, 3300),
+        ("3600", 3300),
+        (600, 300),
+        (60, 30),
+        (None, oauth.USUAL_LIFE / 2),
+        ("soon", oauth.USUAL_LIFE / 2),
+        (10**300, oauth.LONGEST_LIFE - 300),
+    ],
+)
+def test_a_token_is_used_until_it_nears_its_end(
+    tokens: Tokens, server: TokenServer, redis: RedisContainer, life: Any, seconds: float
+) -> None:
+    server.life = life
+    assert [tokens.get(), tokens.get()] == ["token-1"] * 2
+    (key,) = redis.client.keys("oauth.crm.*")
+    assert seconds - 20 < redis.client.ttl(key) <= seconds
+    redis.client.pexpire(key, 1)
+    while redis.client.exists(key):
+        pass
+    assert tokens.get() == "token-2"
+
+
+@pytest.mark.parametrize("life", [0, -1, 0.001])
+def test_a_token_that_has_no_life_is_used_once(
+    tokens: Tokens, server: TokenServer, life: float
+) -> None:
+    server.life = life
+    assert tokens.get() == "token-1"
+
+
+def test_other_credentials_get_other_tokens(
+    redis: RedisContainer, session: requests.Session, server: TokenServer, grant: Grant
+) -> None:
+    others = [
+        replace(grant, client=("cx:one", "other")),
+        replace(grant, form={**grant.form, "scope": "other"}),
+        replace(grant, url=f"{server.url}/token?tenant=other"),
+    ]
+    for other in (grant, *others):
+        assert other.key.startswith("oauth.crm.")
+        assert "s3cr3t" not in other.key
+    assert len({other.key for other in (grant, *others)}) == 4
+
+
+def test_a_worker_that_died_asking_holds_nobody_up_for_long(
+    tokens: Tokens, redis: RedisContainer, grant: Grant
+) -> None:
+    redis.client.set(f"{grant.key}.lock", "somebody", px=300)
+    assert tokens.get() == "token-1"
+
+
+def test_who_waits_too_long_for_another_comes_back_later(
+    tokens: Tokens, redis: RedisContainer, grant: Grant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oauth, "PATIENCE", 0.1)
+    redis.client.set(f"{grant.key}.lock", "somebody")
+    assert type(raised_by(tokens)) is TransientDeliveryError
+
+
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "message"),
+    [
+        (401, {"error": "invalid_client"}, "401 Unauthorized, invalid_client"),
+        (400, {"error": "invalid_scope"}, "400 Bad Request, invalid_scope"),
+        (400, {"error": "you sent s3cr3t"}, "400 Bad Request"),
+        (400, {"error": ["s3cr3t"]}, "400 Bad Request"),
+        (403, b"s3cr3t", "403 Forbidden"),
+        (404, [], "404 Not Found"),
+        (307, {}, "307 Temporary Redirect: redirects are not followed"),
+    ],
+)
+def test_a_refusal_is_final_and_names_the_settings(
+    tokens: Tokens, server: TokenServer, status: int, said: Any, message: str
+) -> None:
+    server.answer = (status, {}, said)
+    error = raised_by(tokens)
+    assert type(error) is DeliveryError
+    settings = ["TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET", "SCOPE"]
+    named = ", ".join(f"CRM_OAUTH_{name}" for name in settings)
+    assert str(error) == f"no access token: {message} (see {named})"
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_endpoint_in_trouble_is_asked_again_later(
+    tokens: Tokens, server: TokenServer, status: int
+) -> None:
+    server.answer = (status, {}, {"error": "s3cr3t"})
+    error = raised_by(tokens)
+    assert isinstance(error, TransientDeliveryError)
+    assert error.sick
+
+
+def test_an_endpoint_that_is_busy_says_until_when(tokens: Tokens, server: TokenServer) -> None:
+    server.answer = (429, {"Retry-After": "7"}, {})
+    error = raised_by(tokens)
+    assert isinstance(error, TransientDeliveryError)
+    assert (error.retry_after, error.sick) == (7.0, False)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"<html>",
+        [],
+        {},
+        {"access_token": None},
+        {"access_token": ""},
+        {"access_token": "a\nb"},
+    ],
+)
+def test_an_answer_without_a_token_is_none(tokens: Tokens, server: TokenServer, said: Any) -> None:
+    server.answer = (200, {}, said)
+    error = raised_by(tokens)
+    assert isinstance(error, TransientDeliveryError)
+    assert str(error) == "no access token: the answer has none"
+
+
+def test_an_endpoint_that_does_not_answer_is_asked_again_later(
+    tokens: Tokens, server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oauth, "TIMEOUT", (2, 0.2))
+    server.seconds = 1
+    error = raised_by(tokens)
+    assert str(error) == "no access token: no answer within 0.2 s"
+    assert isinstance(error, TransientDeliveryError)
+    assert error.sick
+
+
+def test_a_refusal_stands_for_all_for_a_moment(
+    tokens: Tokens, server: TokenServer, redis: RedisContainer, grant: Grant
+) -> None:
+    server.answer = (401, {}, {"error": "invalid_client"})
+    first, second = raised_by(tokens), raised_by(tokens)
+    assert str(first) == str(second)
+    assert len(server.asked) == 1
+    assert 0 < redis.client.pttl(grant.key) <= oauth.REFUSED_FOR
+    server.answer = None
+    redis.client.delete(grant.key)
+    assert tokens.get() == "token-2"
+
+
+def test_without_redis_there_is_no_token(session: requests.Session, grant: Grant) -> None:
+    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
+        error = raised_by(Tokens(nobody, session, grant))
+    assert isinstance(error, TransientDeliveryError)
+    assert not error.sick
+
+
+# ── Calls with a token ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def client(server: TokenServer, tokens: Tokens, session: requests.Session) -> SinkClient:
+    """The CRM, which wants a token."""
+    crm = load({"CRM_ENDPOINT": f"{server.url}/events"}).sinks["crm"]
+    return SinkClient(crm, session, tokens)
+
+
+def test_a_token_is_used_for_many_calls(client: SinkClient, server: TokenServer) -> None:
+    for _ in range(3):
+        client.post(BODY, "key")
+    assert server.called == ["Bearer token-1"] * 3
+    assert len(server.asked) == 1
+
+
+def test_a_token_that_is_not_taken_is_renewed_and_the_call_repeated(
+    client: SinkClient, server: TokenServer, redis: RedisContainer
+) -> None:
+    client.post(BODY, "key")
+    server.takes = "token-2"
+    client.post(BODY, "key")
+    client.post(BODY, "key")
+    assert server.called == [f"Bearer token-{n}" for n in (1, 1, 2, 2)]
+
+
+def test_a_sink_that_takes_no_token_gets_two_calls_and_no_flood_of_tokens(
+    client: SinkClient, server: TokenServer, redis: RedisContainer, grant: Grant
+) -> None:
+    server.takes = None
+    with pytest.raises(DeliveryError, match=r"^401 Unauthorized$") as raised:
+        client.post(BODY, "key")
+    assert server.called == ["Bearer token-1", "Bearer token-2"]
+    assert raised.value.response == '{"error": "Bearer … is not taken"}'
+    redis.client.set(f"{grant.key}.dropped", "")  # as it is for a second after that
+    for _ in range(3):
+        with pytest.raises(DeliveryError, match=r"^401 Unauthorized$"):
+            client.post(BODY, "key")
+    assert len(server.asked) == 2
+
+
+def test_a_token_that_was_replaced_is_not_dropped(
+    tokens: Tokens, redis: RedisContainer, grant: Grant
+) -> None:
+    assert tokens.get() == "token-1"
+    tokens.drop("token-0")
+    assert tokens.get() == "token-1"
+    tokens.drop("token-1")
+    assert tokens.get() == "token-2"
+    tokens.drop("token-2")  # too soon
+    assert tokens.get() == "token-2"
+    assert 0 < redis.client.pttl(f"{grant.key}.dropped") <= oauth.DROPPED_FOR
+
+
+def test_without_a_token_the_sink_is_not_called(client: SinkClient, server: TokenServer) -> None:
+    server.answer = (503, {}, {})
+    with pytest.raises(TransientDeliveryError, match=r"^no access token: 503 "):
+        client.post(BODY, "key")
+    assert server.called == []
+
+
+def test_what_is_kept_in_redis_is_the_token_alone(
+    tokens: Tokens, redis: RedisContainer, grant: Grant
+) -> None:
+    token = tokens.get()
+    assert redis.client.keys() == [grant.key]
+    kept = redis.client.get(grant.key)
+    assert json.loads(str(kept)) == {"token": token}
