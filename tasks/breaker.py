@@ -103,9 +103,14 @@ class Breaker:
         redis: Redis,
         sink: str,
         policy: Policy,
+        *,
+        probe_seconds: int,
         on_closed: Callable[[], object] = lambda: None,
     ) -> None:
-        """Keep it in ``redis``, open it as ``policy`` says; call ``on_closed`` when it closes."""
+        """Keep it in ``redis``, open it as ``policy`` says; call ``on_closed`` when it closes.
+
+        A probe that says nothing for ``probe_seconds`` is given up.
+        """
         self._on_closed = on_closed
         self._sink = sink
         self._key = f"breaker.{sink}"
@@ -115,7 +120,7 @@ class Breaker:
         self._limits = (
             policy.breaker_failures,
             policy.breaker_seconds * 1000,
-            (policy.attempt + 15) * 1000,  # the hard time limit of the task
+            probe_seconds * 1000,
         )
 
     @contextmanager
@@ -158,7 +163,7 @@ class Breaker:
         """
         state, failures, opened, probe_in, closed_for = self._look([self._key])
         return Look(
-            State(state.decode() if isinstance(state, bytes) else state),
+            State(state),
             failures,
             opened,
             probe_in / 1000,
@@ -171,4 +176,4 @@ class Breaker:
         except RedisError as error:
             _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
             return ""
-        return answer.decode() if isinstance(answer, bytes) else str(answer)
+        return str(answer)

@@ -8,7 +8,6 @@ from typing import Any
 from celery import Celery, Task, signals
 from celery.exceptions import Reject, Retry
 from kombu.exceptions import OperationalError
-from redis import Redis
 
 from tasks import audit
 from tasks.clock import now
@@ -81,12 +80,6 @@ def message_options(*key: str) -> dict[str, Any]:
         "kwargsrepr": "{}",
         "headers": {"message_schema": MESSAGE_SCHEMA, "published_at": time.time()},
     }
-
-
-def redis() -> Redis:
-    """The connections of this process to Redis, with bounded waits."""
-    client: Redis = app.backend.client  # type: ignore[attr-defined] # of Celery's Redis backend
-    return client
 
 
 settings()  # a process that cannot start says so before anything else

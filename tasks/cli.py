@@ -14,11 +14,11 @@ from redis.exceptions import RedisError
 
 from tasks.audit import verify
 from tasks.breaker import State
-from tasks.celery import redis
 from tasks.claims import Claim, Due, Summary
 from tasks.claims import claims as table
 from tasks.errors import StoreError
 from tasks.outcomes import Delivery, Outcome, Status, undelivered
+from tasks.redis import client as redis
 from tasks.sinks import SINKS
 from tasks.stats import END_OF_TIME, collect
 

@@ -9,7 +9,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from tasks.breaker import Breaker
 from tasks.call import client_of
-from tasks.celery import app, redis
+from tasks.celery import app
 from tasks.claims import claims
 from tasks.clock import now, to_rfc3339
 from tasks.dispatch import delivery_payload, settle_signature
@@ -22,7 +22,9 @@ from tasks.errors import (
 from tasks.events import event_from_json
 from tasks.outcomes import Outcome, Report
 from tasks.poison import lost_too_often
+from tasks.redis import client as redis
 from tasks.settings import settings
+from tasks.sink_settings import SinkSettings
 from tasks.sinks import SINKS, Sink
 
 
@@ -41,7 +43,7 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
         throws=(DeliveryError, ClaimNotFoundError, UnderWayError),  # logged without a traceback
         # The read time-out starts anew with every byte; this does not.
         soft_time_limit=to.attempt + 5,
-        time_limit=to.attempt + 15,
+        time_limit=_time_limit(to),
     )
     def deliver(
         self: Task[Any, Any],
@@ -115,8 +117,18 @@ def _report(task: Task[Any, Any], sink: Sink, attempts: int) -> dict[str, Any]:
 @cache
 def breaker_of(sink: str) -> Breaker:
     """The circuit breaker of a sink; when it closes, what was parked is drained."""
-    policy = settings().sinks[sink].policy
-    return Breaker(redis(), sink, policy, lambda: app.send_task("drain", (sink,)))
+    return Breaker(
+        redis(),
+        sink,
+        settings().sinks[sink].policy,
+        probe_seconds=_time_limit(settings().sinks[sink]),
+        on_closed=lambda: app.send_task("drain", (sink,)),
+    )
+
+
+def _time_limit(to: SinkSettings) -> int:
+    """Seconds after which a process that delivers is killed: nothing else has ended it."""
+    return to.attempt + 15
 
 
 #: One task a sink, by the sink's name.

@@ -7,9 +7,10 @@ from celery import Task
 from redis import Redis
 
 from tasks.breaker import Breaker, Look, State
-from tasks.celery import app, redis
+from tasks.celery import app
 from tasks.claims import Claims, claims
 from tasks.deliver import breaker_of
+from tasks.redis import client as redis
 from tasks.settings import settings
 from tasks.sinks import SINKS
 from tasks.sweep import take_over

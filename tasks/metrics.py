@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import Any
 
 from celery import signals
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks.celery import redis as redis_of_this_process
+from tasks.redis import client
 
 #: Upper bounds of the lag histogram, in seconds; beyond the last, there is ``inf``.
 LAG_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 86400.0)
@@ -98,7 +99,7 @@ class Counters:
 @cache
 def counters() -> Counters:
     """The counters of this process."""
-    return Counters(redis_of_this_process())
+    return Counters(client())
 
 
 @signals.worker_process_shutdown.connect
@@ -158,8 +159,5 @@ def _minute_key(minute: int) -> str:
     return f"metrics.{minute}"
 
 
-def _read(counts: Mapping[bytes | str, bytes | str]) -> dict[str, int]:
-    return {
-        name.decode() if isinstance(name, bytes) else name: int(count)
-        for name, count in counts.items()
-    }
+def _read(counts: Mapping[Any, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in counts.items()}

@@ -1,4 +1,4 @@
-"""What workers share in Redis beside messages: limits, access tokens."""
+"""What processes share in Redis beside messages: breakers, limits, access tokens, counters."""
 
 from functools import cache
 

@@ -11,13 +11,14 @@ from celery import Task
 from redis import Redis
 
 from tasks import stats
-from tasks.celery import app, redis
+from tasks.celery import app
 from tasks.claims import Claim, Claims, Due, claims
 from tasks.clock import now, to_rfc3339
 from tasks.dispatch import fan_out
 from tasks.errors import ClaimNotFoundError, InvalidEventError, UnknownSchemaError
 from tasks.metrics import counters
 from tasks.outcomes import Outcome, Report, Status
+from tasks.redis import client as redis
 from tasks.settings import Settings, settings
 from tasks.settle import settle_claim
 from tasks.sinks import SINKS
