@@ -44,10 +44,11 @@ def step(
     Fresh events go first: what waits for the sink already counts as part of that second. Returns
     how many were dispatched, and whether to go on.
     """
-    queue = SINKS[sink].task_name
-    room = pace(breaker.look(), settings().sweep_rate) - int(redis.llen(queue))
-    taken = sum(take_over(claims, due, holder) for due in islice(claims.parked(sink), max(0, room)))
-    return taken, room > 1 and taken == room
+    look = breaker.look()
+    room = pace(look, settings().sweep_rate) - int(redis.llen(SINKS[sink].task_name))
+    parked = list(islice(claims.parked(sink), max(1, room)))
+    taken = sum(take_over(claims, due, holder) for due in parked[: max(0, room)])
+    return taken, look.state is State.CLOSED and len(parked) == max(1, room)
 
 
 def pace(look: Look, ceiling: int) -> int:
