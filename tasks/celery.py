@@ -16,6 +16,9 @@ from tasks.settings import settings
 #: What our messages look like; to be raised when workers of the release before could not read them.
 MESSAGE_SCHEMA = 1
 
+#: Seconds after which a message of a later release is offered to all workers again.
+KEPT_FOR = 10
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +69,7 @@ class EventTask(Task[Any, Any]):
         if written > MESSAGE_SCHEMA:
             why = f"message schema {written}; known up to {MESSAGE_SCHEMA}"
             _log.error("%s is kept for workers of another release: %s", task_id, why)
-            raise self.postpone(30, why)
+            raise self.postpone(KEPT_FOR, why)
 
 
 def message_options(*key: str) -> dict[str, Any]:
