@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import requests
@@ -70,25 +71,29 @@ class SinkClient:
         data = canonical_json(body)
         headers = {**self._headers(data, key), **(more or {})}
         token = self._tokens.get() if self._tokens else None
-        answer = self._exchange(data, headers, token)
-        if self._tokens and token and answer.status == 401:
+        sent, answer = self._exchange(data, headers, token)
+        if self._tokens and token and answer.status == HTTPStatus.UNAUTHORIZED:
             self._tokens.drop(token)
             token, refused = self._tokens.get(), token
             if token != refused:
-                answer = self._exchange(data, headers, token)
+                sent, answer = self._exchange(data, headers, token)
         hidden = [*self._sink.secrets, *strings_in(body), *([token] if token else [])]
-        return Attempt(headers, answer, excerpt(answer.body, hidden, whole=answer.whole))
+        return Attempt(sent, answer, excerpt(answer.body, hidden, whole=answer.whole))
 
-    def _exchange(self, data: bytes, headers: Mapping[str, str], token: str | None) -> Answer:
-        policy = self._sink.policy
-        return exchange(
+    def _exchange(
+        self, data: bytes, headers: Mapping[str, str], token: str | None
+    ) -> tuple[Mapping[str, str], Answer]:
+        if token:
+            headers = {**headers, "Authorization": f"Bearer {token}"}
+        answer = exchange(
             self._session,
             self._sink.endpoint,
             data,
-            {**headers, "Authorization": f"Bearer {token}"} if token else headers,
-            timeout=(policy.connect_timeout, policy.read_timeout),
+            headers,
+            timeout=(self._sink.policy.connect_timeout, self._sink.policy.read_timeout),
             tls=self._sink.tls,
         )
+        return headers, answer
 
     def _headers(self, data: bytes, key: str) -> dict[str, str]:
         credential = self._sink.credential

@@ -68,6 +68,13 @@ class SinkSettings:
         return self.url
 
     @property
+    def authentication(self) -> str | None:
+        """The kind: bearer, basic, API key or OAuth."""
+        if self.grant:
+            return "OAuth"
+        return self.credential.kind if self.credential else None
+
+    @property
     def attempt(self) -> int:
         """The longest that one attempt may take, in seconds: with OAuth it may take two calls."""
         call = self.policy.attempt

@@ -190,3 +190,22 @@ def test_a_table_out_of_reach_is_an_error(system: System) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "DynamoDB get_item" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_sinks_are_listed_with_their_hosts(system: System) -> None:
+    done = system.celery("sinks", "list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = lines_of(done.stdout)
+    assert [(sink["sink"], sink["endpoint"]) for sink in listed] == [
+        (name, "127.0.0.1") for name in SINKS
+    ]
+
+
+def test_a_sink_can_be_tried_out(system: System, sinks: SampleSinks) -> None:
+    done = system.celery("sinks", "test", "crm", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    key = json.loads(done.stdout)["request"]["headers"]["Idempotency-Key"]
+    (received,) = sinks.received("crm", key)
+    assert received.headers["X-Test-Delivery"] == "true"
+    sinks.behave("crm", "status", status=401)
+    assert system.celery("sinks", "test", "crm").returncode == 1
