@@ -68,6 +68,7 @@ class Head:
     event_type: str | None
     received_at: str
     deliveries: Mapping[str, Delivery]
+    generation: int = 0
     notes: Sequence[str] = ()
     redrives: int = 0
     targets: Sequence[str] | None = None
@@ -124,6 +125,7 @@ class Claim:
             event_type=self.event_type,
             received_at=self.received_at,
             deliveries=self.deliveries,
+            generation=self.generation,
             notes=self.notes,
             redrives=self.redrives,
             targets=self.targets,
