@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from celery.exceptions import SoftTimeLimitExceeded
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -38,7 +39,8 @@ class State(StrEnum):
 
 # The breaker is a hash: failures (in a row), open_until, closed_at (milliseconds), opened (how
 # often), probe and probe_until. KEYS: the hash. ARGV: what to do, task id, failures that open it,
-# milliseconds it stays open, milliseconds a probe may take.
+# milliseconds it stays open, milliseconds a probe may take, how often it had opened when the call
+# was admitted: of a call that began before it opened, nothing is learnt when it ends.
 _STEP = """
 local key, op, id = KEYS[1], ARGV[1], ARGV[2]
 local time = redis.call('TIME')
@@ -49,14 +51,16 @@ local function open()
   redis.call('HDEL', key, 'failures', 'probe', 'probe_until')
 end
 local open_until = tonumber(get('open_until') or 0)
+local opened = get('opened') or '0'
 if op == 'admit' then
-  if open_until == 0 then return get('failures') and 'watched' or 'admitted' end
+  if open_until == 0 then return (get('failures') and 'watched:' or 'admitted:') .. opened end
   if now < open_until then return 'refused' end
   local probe = get('probe')
   if probe and probe ~= id and now < tonumber(get('probe_until')) then return 'refused' end
   redis.call('HSET', key, 'probe', id, 'probe_until', now + ARGV[5])
-  return 'watched'
+  return 'watched:' .. opened
 end
+if ARGV[6] ~= opened then return '' end
 if open_until > 0 then
   if get('probe') ~= id then return '' end
   if op == 'failed' then open() return 'reopened' end
@@ -130,23 +134,24 @@ class Breaker:
         Raises:
             ParkedError: it may not; nothing inside was done.
         """
-        answer = self._do("admit", task_id)
-        if answer == "refused":
+        admission = self._do("admit", task_id)
+        if admission == "refused":
             raise ParkedError(f"parked: the breaker of {self._sink} is open")
         try:
             yield
         except TransientDeliveryError as error:
-            self._note("failed" if error.sick else "succeeded", task_id, answer)
+            self._note("failed" if error.sick else "succeeded", task_id, admission)
             raise
         except DeliveryError:
-            self._note("succeeded", task_id, answer)  # it answered
+            self._note("succeeded", task_id, admission)  # it answered
             raise
-        self._note("succeeded", task_id, answer)
+        self._note("succeeded", task_id, admission)
 
     def _note(self, how: Literal["failed", "succeeded"], task_id: str, admission: str) -> None:
-        if how == "succeeded" and admission == "admitted":
-            return  # no failure to forget
-        match self._do(how, task_id):
+        verdict, _, opened = admission.partition(":")
+        if not verdict or (how == "succeeded" and verdict == "admitted"):
+            return  # Redis was away, or there is no failure to forget
+        match self._do(how, task_id, opened):
             case "opened":
                 _log.error("breaker of %s opened: its deliveries are parked", self._sink)
             case "reopened":
@@ -170,10 +175,12 @@ class Breaker:
             closed_for / 1000 if closed_for >= 0 else None,
         )
 
-    def _do(self, op: Literal["admit", "failed", "succeeded"], task_id: str) -> str:
+    def _do(
+        self, op: Literal["admit", "failed", "succeeded"], task_id: str, opened: str = ""
+    ) -> str:
         try:
-            answer: Any = self._step([self._key], [op, task_id, *self._limits])
-        except RedisError as error:
+            answer: Any = self._step([self._key], [op, task_id, *self._limits, opened])
+        except (RedisError, SoftTimeLimitExceeded) as error:  # it may not answer at all
             _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
             return ""
         return str(answer)

@@ -11,7 +11,8 @@ Every write is conditional, so whoever comes second learns it from the answer::
 
 ``due_at`` is when a sweep may take the claim: the end of the holder's lease while it is
 processing, the next appointment (``schedule``) once it has settled with something left to do.
-Finished claims have no ``due_at`` and so are not in the index ``due``.
+Finished claims have no ``due_at`` and so are not in the index ``due``. Those that wait for sinks
+to recover have ``parked_for``, and so are in the index ``parked`` as well.
 """
 
 import json
@@ -22,6 +23,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
+from heapq import merge
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
@@ -33,7 +36,7 @@ from tasks.audit import Record
 from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
 from tasks.outcomes import Delivery, Outcome, Status, undelivered, waiting
-from tasks.schedule import Appointment, parked_bucket
+from tasks.schedule import Appointment, partitions_with
 from tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class Head:
     event_type: str | None
     received_at: str
     deliveries: Mapping[str, Delivery]
+    generation: int = 0
     notes: Sequence[str] = ()
     redrives: int = 0
     targets: Sequence[str] | None = None
@@ -121,6 +125,7 @@ class Claim:
             event_type=self.event_type,
             received_at=self.received_at,
             deliveries=self.deliveries,
+            generation=self.generation,
             notes=self.notes,
             redrives=self.redrives,
             targets=self.targets,
@@ -192,13 +197,14 @@ class Conflict:
 
 
 class Due(NamedTuple):
-    """An entry of the index ``due``; times are in seconds since the epoch."""
+    """An entry of the index ``due`` or ``parked``; times are in seconds since the epoch."""
 
     at: int
     key: str
     version: int
     status: Status
     dispatched_at: int
+    parked: bool = False  # to be had at once, for its sink has recovered
 
 
 class Summary(NamedTuple):
@@ -267,27 +273,34 @@ class Claims:
         return Duplicate(old)
 
     def take_over(
-        self, key: str, version: int, holder: str, *, settled: bool = False
+        self,
+        key: str,
+        version: int,
+        holder: str,
+        *,
+        settled: bool = False,
+        parked: bool = False,
     ) -> Claim | None:
-        """Give an overdue claim to ``holder``, for its next generation.
+        """Give a claim that is overdue, or parked, to ``holder``, for its next generation.
 
         ``settled`` tells what that version is: unfinished, so that its dispatch was lost, or
-        settled, so that the schedule has come round.
+        settled, so that the schedule has come round; ``parked``, that a drain comes before it.
         Returns None where somebody else was faster, or it is not overdue any more.
         """
-        counts = (
-            "dispatches = :one, redrives = redrives + :one"
-            if settled
-            else "dispatches = dispatches + :one"
-        )
+        if parked:
+            counts, overdue = "dispatches = :one", "attribute_exists(parked_for)"
+        elif settled:
+            counts, overdue = "dispatches = :one, redrives = redrives + :one", "due_at <= :now"
+        else:
+            counts, overdue = "dispatches = dispatches + :one", "due_at <= :now"
         try:
             return self._hand_over(
                 key,
                 version,
                 holder,
                 counts,
-                condition="version = :version AND due_at <= :now",
-                more={":now": _epoch()},
+                condition=f"version = :version AND {overdue}",
+                more={} if parked else {":now": _epoch()},
             )
         except _RefusedError as refused:
             return self._if_held_by(holder, refused.existing)
@@ -373,6 +386,7 @@ class Claims:
                 "SET #status = :processing, holder = :holder, version = :next,"
                 " generation = generation + :one, " + changes + ","
                 " due_at = :due_at, due_bucket = :bucket, dispatched_at = :epoch"
+                " REMOVE parked_for"
             ),
             ConditionExpression=condition,
             ExpressionAttributeNames={"#status": "status"},
@@ -435,12 +449,14 @@ class Claims:
             }
         if appointment:
             sets += ["due_at = :due_at", "due_bucket = :bucket"]
-            values |= {
-                ":due_at": appointment.at,
-                ":bucket": appointment.bucket or bucket_of(head.id),
-            }
+            values |= {":due_at": appointment.at, ":bucket": bucket_of(head.id)}
         elif removes:
             removes += ["due_at", "due_bucket"]
+        if appointment and appointment.parked_for:
+            sets += ["parked_for = :parked_for"]
+            values |= {":parked_for": appointment.parked_for}
+        elif removes:
+            removes += ["parked_for"]
         try:
             self._call(
                 "update_item",
@@ -484,37 +500,53 @@ class Claims:
         """
         first = random.randrange(BUCKETS)  # noqa: S311 - nobody is to be surprised
         for bucket in (*range(first, BUCKETS), *range(first)):
-            yield from self._due_in(str(bucket), _epoch() if until is None else until)
+            for item in self._query(
+                IndexName="due",
+                KeyConditionExpression="due_bucket = :bucket AND due_at <= :until",
+                ExpressionAttributeValues=_to_attributes(
+                    {":bucket": str(bucket), ":until": _epoch() if until is None else until}
+                ),
+            ):
+                yield _due(item, parked=False)
 
-    def parked(self, sink: str, until: int | None = None) -> Iterator[Due]:
-        """Yield what waits for a sink's recovery, received up to ``until``, oldest first."""
-        yield from self._due_in(parked_bucket(sink), _epoch() if until is None else until)
-
-    def count_parked(self, sink: str) -> int:
-        """Count what waits for a sink's recovery."""
-        return sum(
-            page["Count"]
+    def count_due(self) -> tuple[int, int]:
+        """Count what has something left to do, and what of it is being worked on."""
+        left = working = 0
+        for bucket in range(BUCKETS):
             for page in self._pages(
                 Select="COUNT",
                 IndexName="due",
                 KeyConditionExpression="due_bucket = :bucket",
-                ExpressionAttributeValues=_to_attributes({":bucket": parked_bucket(sink)}),
-            )
+                FilterExpression="#status = :processing",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues=_to_attributes(
+                    {":bucket": str(bucket), ":processing": Status.PROCESSING.value}
+                ),
+            ):
+                left += page["ScannedCount"]
+                working += page["Count"]
+        return left, working
+
+    def parked(self, sink: str) -> Iterator[Due]:
+        """Yield what waits for a sink to recover, oldest first."""
+        partitions = [self._query(**self._in(p), Limit=100) for p in partitions_with(sink)]
+        for item in merge(*partitions, key=itemgetter("received_at")):
+            yield _due(item, parked=True)
+
+    def count_parked(self, sink: str) -> int:
+        """Count what waits for a sink to recover."""
+        return sum(
+            page["Count"]
+            for partition in partitions_with(sink)
+            for page in self._pages(**self._in(partition), Select="COUNT")
         )
 
-    def _due_in(self, bucket: str, until: int) -> Iterator[Due]:
-        for item in self._query(
-            IndexName="due",
-            KeyConditionExpression="due_bucket = :bucket AND due_at <= :until",
-            ExpressionAttributeValues=_to_attributes({":bucket": bucket, ":until": until}),
-        ):
-            yield Due(
-                int(item["due_at"]),
-                item["id"],
-                int(item["version"]),
-                Status(item["status"]),
-                int(item["dispatched_at"]),
-            )
+    def _in(self, partition: str) -> dict[str, Any]:
+        return {
+            "IndexName": "parked",
+            "KeyConditionExpression": "parked_for = :partition",
+            "ExpressionAttributeValues": _to_attributes({":partition": partition}),
+        }
 
     def received(
         self, since: datetime | None = None, until: datetime | None = None
@@ -600,6 +632,17 @@ class _RefusedError(Exception):
 def bucket_of(key: str) -> str:
     """The partition of the index ``due`` that a claim belongs to."""
     return str(zlib.crc32(key.encode()) % BUCKETS)
+
+
+def _due(item: Item, *, parked: bool) -> Due:
+    return Due(
+        int(item["due_at"]),
+        item["id"],
+        int(item["version"]),
+        Status(item["status"]),
+        int(item["dispatched_at"]),
+        parked,
+    )
 
 
 def _epoch() -> int:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import click
@@ -14,13 +14,16 @@ from redis.exceptions import RedisError
 
 from tasks.audit import verify
 from tasks.breaker import State
-from tasks.claims import Claim, Due, Summary
+from tasks.claims import Claim, Summary
 from tasks.claims import claims as table
 from tasks.errors import StoreError
 from tasks.outcomes import Delivery, Outcome, Status, undelivered
 from tasks.redis import client as redis
 from tasks.sinks import SINKS
-from tasks.stats import END_OF_TIME, collect
+from tasks.stats import collect
+
+#: Later than anything is due.
+_END_OF_TIME = 2**40
 
 _COLOURS: Mapping[str, str] = {
     Outcome.DELIVERED: "green",
@@ -188,13 +191,9 @@ def _kept() -> Iterator[Claim]:
             yield claim
 
 
-def _unfinished() -> Iterator[Due]:
-    return chain(table().due(until=END_OF_TIME), *map(table().parked, SINKS))
-
-
 def _due() -> Iterator[Summary]:
     """What has something left to do. A claim may settle between the index and its reading."""
-    for due in sorted(_unfinished()):
+    for due in sorted(table().due(until=_END_OF_TIME)):
         claim = table().get(due.key)
         if claim and claim.due_at is not None:
             yield claim.summary()

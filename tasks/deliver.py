@@ -1,11 +1,13 @@
 """``deliver.<sink>``: one HTTP call of one event to one sink, tried again as its policy says."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
 
 from tasks.breaker import Breaker
 from tasks.call import client_of
@@ -122,8 +124,14 @@ def breaker_of(sink: str) -> Breaker:
         sink,
         settings().sinks[sink].policy,
         probe_seconds=_time_limit(settings().sinks[sink]),
-        on_closed=lambda: app.send_task("drain", (sink,)),
+        on_closed=lambda: _begin_drain(sink),
     )
+
+
+def _begin_drain(sink: str) -> None:
+    """Begin at once what beat begins in any case. A delivery has just succeeded, and does so."""
+    with suppress(OperationalError):
+        app.send_task("drain", (sink,), retry=False)
 
 
 def _time_limit(to: SinkSettings) -> int:

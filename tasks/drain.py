@@ -1,6 +1,5 @@
 """``drain``: once a sink has recovered, deliver what was parked, oldest first, ever faster."""
 
-from itertools import islice
 from typing import Any
 
 from celery import Task
@@ -42,13 +41,16 @@ def step(
     """Dispatch as many parked events as the sink should take in a second.
 
     Fresh events go first: what waits for the sink already counts as part of that second. Returns
-    how many were dispatched, and whether to go on.
+    how many were dispatched, and whether there is more that the sink is well enough for.
     """
     look = breaker.look()
     room = pace(look, settings().sweep_rate) - int(redis.llen(SINKS[sink].task_name))
-    parked = list(islice(claims.parked(sink), max(1, room)))
-    taken = sum(take_over(claims, due, holder) for due in parked[: max(0, room)])
-    return taken, look.state is State.CLOSED and len(parked) == max(1, room)
+    taken = 0
+    for due in claims.parked(sink):
+        if taken >= room:
+            return taken, look.state is State.CLOSED
+        taken += take_over(claims, due, holder)
+    return taken, False
 
 
 def pace(look: Look, ceiling: int) -> int:

@@ -67,7 +67,8 @@ def settle_claim(
         deliveries = merge(head.deliveries, reports, generation)
         status = status_of(deliveries.values())
         settled = head.status is not Status.PROCESSING
-        if deliveries == head.deliveries and (settled or status is Status.PROCESSING):
+        late = generation < head.generation  # and a later dispatch is to settle it
+        if deliveries == head.deliveries and (settled or late or status is Status.PROCESSING):
             if written and head.lineage_hash == written["lineageHash"]:
                 break  # the write of the round before went through; its answer was lost
             return head.status  # nothing new; an invalid event stays failed

@@ -15,12 +15,8 @@ from tasks.celery import app
 from tasks.claims import Claims
 from tasks.clock import now, to_rfc3339
 from tasks.deliver import breaker_of
-from tasks.outcomes import Status
 from tasks.settings import settings
 from tasks.sinks import SINKS
-
-#: Later than anything is due.
-END_OF_TIME = 2**40
 
 #: Where the last sweep left what it saw.
 _KEY = "stats"
@@ -29,19 +25,18 @@ _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def collect(claims: Claims, redis: Redis) -> dict[str, Any]:
-    """Look everywhere; reads the whole index of what is due."""
+    """Look everywhere; counts the whole index of what is due."""
     epoch = int(now().timestamp())
-    due = list(claims.due(until=END_OF_TIME))
-    overdue = [entry.at for entry in due if entry.at <= epoch]
-    parked = {name: claims.count_parked(name) for name in SINKS}
+    due, processing = claims.count_due()
+    overdue = [entry.at for entry in claims.due()]
     return {
         "at": to_rfc3339(now()),
         "backlog": {q.name: int(redis.llen(q.name)) for q in app.conf.task_queues},
-        "due": len(due) + sum(parked.values()),
-        "processing": sum(entry.status is Status.PROCESSING for entry in due),
+        "due": due,
+        "processing": processing,
         "overdue": len(overdue),
         "oldestOverdueSeconds": epoch - min(overdue, default=epoch),
-        "sinks": {name: _sink(name, parked[name]) for name in SINKS},
+        "sinks": {name: _sink(name, claims.count_parked(name)) for name in SINKS},
         **recent(redis),
         "settledWithinSeconds": settled_within(settings()),
     }

@@ -3,8 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Task
@@ -76,7 +75,7 @@ def sweep_due(claims: Claims, settings: Settings, waiting_since: float, holder: 
     deadline = time.monotonic() + settings.sweep_interval
     share = settings.sweep_rate * settings.sweep_interval
     taken = prolonged = 0
-    for due in _overdue(claims, settings):
+    for due in claims.due():
         if taken + prolonged == share or time.monotonic() > deadline:
             _log.warning("took over %d claims; more are overdue, for the next sweep", taken)
             break
@@ -88,12 +87,6 @@ def sweep_due(claims: Claims, settings: Settings, waiting_since: float, holder: 
     if prolonged:
         _log.warning("%d claims wait in queues past their lease: too few workers?", prolonged)
     return taken
-
-
-def _overdue(claims: Claims, settings: Settings) -> Iterator[Due]:
-    """What is due, and what has been parked beyond its age limit, to be given up."""
-    too_old = int(now().timestamp()) - settings.redrive_max_age
-    return chain(claims.due(), *(claims.parked(sink, until=too_old) for sink in SINKS))
 
 
 def give_up(claims: Claims, claim: Claim, sinks: Sequence[str], reason: str) -> None:
@@ -114,7 +107,7 @@ def take_over(claims: Claims, due: Due, holder: str) -> bool:
     """
     settled = due.status is not Status.PROCESSING
     try:
-        claim = claims.take_over(due.key, due.version, holder, settled=settled)
+        claim = claims.take_over(due.key, due.version, holder, settled=settled, parked=due.parked)
     except UnknownSchemaError as error:
         _log.error("left for workers of another release: %s", error)
         return False

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -288,6 +289,75 @@ def test_only_what_has_something_left_to_do_is_due(claims: Claims, overdue: Clai
     assert late.id in due_now
     assert waiting.id in due_ever - due_now
     assert settled.id not in due_ever
+
+
+def test_what_waits_for_sinks_to_recover_is_found_for_each_of_them_oldest_first(
+    claims: Claims, client: Any, table: str
+) -> None:
+    both, crm, newest = (park(claims, s) for s in (("analytics", "crm"), ("crm",), ("crm",)))
+    neither = park(claims, ("compliance",))
+    for age, claim in ((3, crm), (2, both), (1, newest)):
+        change_receipt(client, table, claim, age)
+
+    parked = [due for due in claims.parked("crm") if due.key in {both.id, crm.id, newest.id}]
+
+    assert [due.key for due in parked] == [crm.id, both.id, newest.id]
+    assert all(due.parked for due in parked)
+    assert {due.status for due in parked} == {Status.PARTIAL_FAILURE}
+    assert {due.version for due in parked} == {2}
+    assert both.id in {due.key for due in claims.parked("analytics")}
+    assert neither.id not in {due.key for due in claims.parked("crm")}
+    assert claims.count_parked("crm") == len(list(claims.parked("crm")))
+    assert claims.count_parked("analytics") == 1
+
+
+def park(claims: Claims, sinks: tuple[str, ...]) -> Claim:
+    """Make a claim that waits for these sinks to recover."""
+    new = new_claim()
+    claims.claim(new)
+    told = [
+        replace(report, transient=report.outcome is Outcome.PARKED)
+        for report in reports(**dict.fromkeys(sinks, "parked"))
+    ]
+    settle_claim(claims, new.id, new.head, told, 1)
+    return new
+
+
+def change_receipt(client: Any, table: str, claim: Claim, age: int) -> None:
+    """Have it received so many days ago."""
+    client.update_item(
+        TableName=table,
+        Key={"id": {"S": claim.id}},
+        UpdateExpression="SET received_at = :at",
+        ExpressionAttributeValues={":at": {"S": to_rfc3339(now() - timedelta(days=age))}},
+    )
+
+
+def test_of_many_that_drain_at_once_one_takes_it_and_it_is_parked_no_more(claims: Claims) -> None:
+    key = park(claims, ("crm",)).id
+    kept = claims.get(key)
+    assert kept
+    assert (kept.redrives, kept.due_at is not None) == (0, True)
+    assert claims.take_over(key, 2, "sweep", settled=True) is None, "it is not due yet"
+
+    taken = at_once(lambda n: claims.take_over(key, 2, f"drain-{n}", settled=True, parked=True))
+
+    [claim] = [claim for claim in taken if claim]
+    assert (claim.status, claim.generation, claim.dispatches) == (Status.PROCESSING, 2, 1)
+    assert claim.redrives == 0, "the schedule has not come round"
+    assert key not in {due.key for due in claims.parked("crm")}
+    assert claims.take_over(key, claim.version, "late", parked=True) is None
+
+
+def test_what_is_due_is_counted(client: Any, aws_url: str) -> None:
+    create_table(aws_url, "claims-counted")
+    claims = Claims(client, "claims-counted", lease=600, retention_days=30)
+    assert claims.count_due() == (0, 0)
+    for _ in range(3):
+        claims.claim(new_claim())
+    for sinks in (("crm",), ("crm", "analytics"), ()):
+        park(claims, sinks)
+    assert claims.count_due() == (5, 3)
 
 
 def test_a_claim_comes_back_as_it_was_written(claims: Claims) -> None:

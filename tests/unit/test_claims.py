@@ -293,7 +293,7 @@ def test_only_a_final_status_lets_go_of_the_claim(status, released):
     assert table(client).settle(head, head.deliveries, status, RECORD, None) is None
     ((_, update),) = client.calls
     released_all = update["UpdateExpression"].endswith(
-        "REMOVE holder, targets, actor, due_at, due_bucket"
+        "REMOVE holder, targets, actor, due_at, due_bucket, parked_for"
     )
     assert released_all == released
     assert update["ConditionExpression"] == "version = :version"
@@ -304,16 +304,23 @@ def test_only_a_final_status_lets_go_of_the_claim(status, released):
 def test_a_claim_that_settles_with_something_left_to_do_stays_due():
     client = RefusingClient(updated=make_claim())
     head = make_claim().head
-    for appointment, bucket in (
-        (Appointment(None, 7), bucket_of(EVENT_ID)),
-        (Appointment("parked.crm", 7), "parked.crm"),
-    ):
-        table(client).settle(head, head.deliveries, Status.FAILED, None, appointment)
-        _, update = client.calls[-1]
-        assert update["UpdateExpression"].endswith("REMOVE holder, targets, actor")
-        assert update["ExpressionAttributeValues"][":due_at"] == {"N": "7"}
-        assert update["ExpressionAttributeValues"][":bucket"] == {"S": bucket}
-        assert "audit" not in update["UpdateExpression"]
+    table(client).settle(head, head.deliveries, Status.FAILED, None, Appointment(7))
+    ((_, update),) = client.calls
+    assert update["UpdateExpression"].endswith("REMOVE holder, targets, actor, parked_for")
+    assert update["ExpressionAttributeValues"][":due_at"] == {"N": "7"}
+    assert update["ExpressionAttributeValues"][":bucket"] == {"S": bucket_of(EVENT_ID)}
+    assert "audit" not in update["UpdateExpression"]
+
+
+def test_what_waits_for_a_sink_to_recover_stays_due_all_the_same():
+    client = RefusingClient(updated=make_claim())
+    head = make_claim().head
+    table(client).settle(head, head.deliveries, Status.FAILED, None, Appointment(7, "crm"))
+    ((_, update),) = client.calls
+    assert update["UpdateExpression"].endswith("REMOVE holder, targets, actor")
+    assert update["ExpressionAttributeValues"][":parked_for"] == {"S": "crm"}
+    assert update["ExpressionAttributeValues"][":due_at"] == {"N": "7"}
+    assert update["ExpressionAttributeValues"][":bucket"] == {"S": bucket_of(EVENT_ID)}
 
 
 # ── What a put writes ─────────────────────────────────────────────────────────────────────────

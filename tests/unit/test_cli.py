@@ -90,10 +90,6 @@ class Table:
             if claim.due_at is not None
         )
 
-    def parked(self, _sink, until=None):
-        del until
-        return iter(())
-
 
 @pytest.fixture
 def run(monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tasks.audit import verify
 from tasks.claims import Claim, Head
+from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
 from tasks.outcomes import Delivery, Outcome, Status, merge, status_of
 from tasks.process import read_event
@@ -165,6 +166,48 @@ def test_a_refused_write_brings_the_present_claim_and_is_merged_into_it():
     assert len(table.claim.audit) == 2
 
 
+def reopened(claim, **changes):
+    """The claim as a redrive for the CRM has it."""
+    return replace(
+        claim,
+        **{
+            "status": Status.PROCESSING,
+            "version": claim.version + 1,
+            "generation": claim.generation + 1,
+            "targets": ["crm"],
+            "actor": "zoe@desk",
+            **changes,
+        },
+    )
+
+
+def test_a_late_message_of_an_earlier_dispatch_does_not_settle_a_later_one():
+    table = OneClaim(make_claim())
+    first = table.claim.head
+    settle_claim(table, EVENT_ID, first, CRM_FAILED, 1)
+    table.claim = reopened(table.claim)
+
+    before = table.claim
+
+    settle_claim(table, EVENT_ID, first, CRM_FAILED, 1)
+    settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
+    assert settle_claim(table, EVENT_ID, None, [], 0) is Status.PROCESSING, "by hand"
+    assert table.claim == before
+
+    assert settle_claim(table, EVENT_ID, None, [report("crm")], 2) is Status.COMPLETED
+    assert table.claim.audit[-1]["actor"] == "zoe@desk"
+    assert verify(table.claim.audit) == []
+
+
+def test_a_late_message_that_completes_an_event_does_so():
+    table = OneClaim(make_claim())
+    first = table.claim.head
+    table.claim = replace(table.claim, version=2, generation=2, holder="sweep")
+    assert settle_claim(table, EVENT_ID, first, ALL_DELIVERED, 1) is Status.COMPLETED
+    assert settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 2) is Status.COMPLETED
+    assert len(table.claim.audit) == 1
+
+
 def test_a_late_failure_takes_nothing_back():
     table = OneClaim(make_claim())
     stale = table.claim.head
@@ -287,3 +330,126 @@ def test_the_head_of_a_claim_is_at_its_newest_record():
 def test_a_claim_names_the_sinks_that_lack_it():
     claim = make_claim(deliveries={"analytics": delivered(), "crm": failed(), "x": Delivery()})
     assert claim.undelivered == ["crm", "x"]
+
+
+# ── What is left to do, and what is worth a record ────────────────────────────────────────────
+
+
+def transient(sink, outcome=Outcome.FAILED, **changes):
+    return report(
+        sink, outcome, **({"error": "503 Service Unavailable", "transient": True} | changes)
+    )
+
+
+def taken_over(claim):
+    """The claim as the schedule has brought it up again."""
+    return replace(
+        claim,
+        status=Status.PROCESSING,
+        version=claim.version + 1,
+        generation=claim.generation + 1,
+        redrives=claim.redrives + 1,
+    )
+
+
+def fresh_claim(**changes):
+    return make_claim(received_at=to_rfc3339(now()), **changes)
+
+
+def half_delivered(*last, **changes):
+    """A table whose event every sink has but those of the reports."""
+    table = OneClaim(fresh_claim(**changes))
+    lacking = {one.sink for one in last}
+    others = [one for one in ALL_DELIVERED if one.sink not in lacking]
+    settle_claim(table, EVENT_ID, None, [*others, *last], 1)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("last", "due"),
+    [
+        ([transient("crm")], True),
+        ([transient("crm", Outcome.PARKED)], True),
+        ([report("crm", Outcome.FAILED)], False),
+        ([report("crm", Outcome.FAILED), transient("analytics")], True),
+        ([report("crm", Outcome.REVOKED)], False),
+        ([report("crm")], False),
+    ],
+    ids=["failing", "parked", "refused", "refused-and-failing", "revoked", "delivered"],
+)
+def test_what_may_yet_get_through_leaves_a_settled_event_due(last, due):
+    table = half_delivered(*last)
+    assert table.claim.status is not Status.PROCESSING
+    assert (table.appointment is not None) == due
+
+
+def test_a_round_that_ends_as_the_one_before_appends_no_record(caplog):
+    table = half_delivered(transient("crm"))
+    records = list(table.claim.audit)
+    for generation in (2, 3):
+        table.claim = taken_over(table.claim)
+        later = transient("crm", at=f"2026-01-31T1{generation}:00:00.000Z", attempts=5)
+        with caplog.at_level(logging.INFO, "audit"):
+            settle_claim(table, EVENT_ID, None, [later], generation)
+    assert table.claim.status is Status.PARTIAL_FAILURE
+    assert table.claim.deliveries["crm"].attempts == 11
+    assert table.claim.audit == records
+    assert logged(caplog) == []
+    assert table.appointment is not None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"error": "500 Internal Server Error"},
+        {"outcome": Outcome.PARKED, "error": "parked"},
+        {"outcome": Outcome.DELIVERED, "error": None, "transient": False},
+    ],
+    ids=["another-error", "parked", "delivered"],
+)
+def test_a_round_that_ends_otherwise_appends_a_record(changed):
+    table = half_delivered(transient("crm"))
+    table.claim = taken_over(table.claim)
+    later = replace(transient("crm", at="2026-01-31T13:00:00.000Z"), **changed)
+    settle_claim(table, EVENT_ID, None, [later], 2)
+    assert len(table.claim.audit) == 2
+    assert verify(table.claim.audit) == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.PARKED])
+def test_what_is_past_its_age_limit_is_given_up_and_noted_once(outcome):
+    table = OneClaim(make_claim())  # received long ago
+    told = [report("analytics"), transient("crm", outcome), transient("compliance", outcome)]
+    settle_claim(table, EVENT_ID, None, told, 1)
+    settle_claim(table, EVENT_ID, None, told, 1)
+    assert table.appointment is None
+    (record,) = table.claim.audit
+    assert record["notes"] == ["given up, past its age limit: crm, compliance"]
+
+
+def test_what_came_to_nothing_when_it_was_given_up_is_noted_though_nothing_changed():
+    table = half_delivered(transient("crm"))
+    table.claim = taken_over(replace(table.claim, received_at=RECEIVED_AT))
+    settle_claim(table, EVENT_ID, None, [transient("crm", at="2026-01-31T13:00:00.000Z")], 2)
+    assert table.claim.audit[-1]["notes"] == ["given up, past its age limit: crm"]
+
+
+def test_a_redrive_is_recorded_whatever_it_comes_to():
+    table = half_delivered(report("crm", Outcome.FAILED))
+    table.claim = reopened(table.claim)
+    again = report("crm", Outcome.FAILED, at="2026-01-31T13:00:00.000Z")
+    settle_claim(table, EVENT_ID, None, [again], 2)
+    first, second = table.claim.audit
+    assert ("actor" in first, second["actor"]) == (False, "zoe@desk")
+    assert "notes" not in second
+    assert verify(table.claim.audit) == []
+
+
+def test_to_send_again_to_who_has_it_is_noted():
+    table = half_delivered()
+    table.claim = reopened(table.claim, targets=["crm", "analytics"])
+    settle_claim(table, EVENT_ID, None, [report("crm"), report("analytics")], 2)
+    record = table.claim.audit[-1]
+    assert record["notes"] == ["sent again to who had it: crm, analytics"]
+    assert record["actor"] == "zoe@desk"
+    assert table.claim.status is Status.COMPLETED

@@ -4,7 +4,6 @@ import pytest
 
 from tasks.audit import verify
 from tasks.claims import Due
-from tasks.clock import now
 from tasks.errors import UnknownSchemaError
 from tasks.events import canonical_json
 from tasks.outcomes import Status
@@ -34,17 +33,14 @@ class Overdue:
         for at, key in enumerate(self.keys):
             yield Due(at, key, 1, Status.PROCESSING, dispatched_at=at)
 
-    def parked(self, _sink, until):
-        assert until < now().timestamp()
-        return iter(())
-
     def prolong(self, key, version):
         assert version == 1
         self.prolonged.append(key)
 
-    def take_over(self, key, version, holder, *, settled):
+    def take_over(self, key, version, holder, *, settled, parked):
         assert version == 1
         assert not settled
+        assert not parked
         claim = self.fate(key)
         if claim:
             self.tables[key] = OneClaim(replace(claim, id=key, holder=holder))
