@@ -17,7 +17,7 @@ from tests.integration.system import IngestContainer
 THREADS = 8
 
 #: Seconds before an event is posted again; EventBridge would wait longer.
-PAUSE = 0.5
+PAUSE = 1.0
 
 #: The answers after which EventBridge posts an event again (FACTS).
 AGAIN = frozenset({401, 407, 409, 429, *range(500, 600)})
@@ -95,17 +95,17 @@ class Load:
     def _is_answered(self, event: Envelope) -> bool:
         """Post an event; False if it has to be posted again."""
         try:
-            status = self._ingest.post(event).status
+            answer = self._ingest.post(event)
         except (OSError, HTTPException):
             self._count("no answer")
             return False
-        if status == HTTPStatus.ACCEPTED:
+        if answer.status == HTTPStatus.ACCEPTED:
             self.accepted[event["id"]] = event["detail"]["interactionId"]
-        elif status in AGAIN:
-            self._count(str(status))
+        elif answer.status in AGAIN:
+            self._count(f"{answer.status} {answer.json['error'].partition(':')[0]}")
             return False
         else:
-            self.refused[event["id"]] = status
+            self.refused[event["id"]] = answer.status
         return True
 
     def _count(self, reason: str) -> None:

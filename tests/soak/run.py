@@ -26,6 +26,7 @@ SETTINGS = {
     "SWEEP_INTERVAL_SECONDS": "1",
     "VISIBILITY_TIMEOUT_SECONDS": "6",
     "REDRIVE_SCHEDULE_SECONDS": "2,4",
+    "INGEST_MAX_BACKLOG": "100",  # a machine that cannot keep up slows the load down
     **{
         f"{sink.upper()}_{name}": value
         for sink in SINKS
