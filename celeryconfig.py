@@ -33,16 +33,17 @@ broker_transport_options = {
 redis_socket_connect_timeout = 2.0
 redis_socket_timeout = 5.0
 
-# One queue a task that can be held up on its own.
-_names = ["events", "settle", *_deliveries]
+# One queue a task that can be held up on its own. A sweep that waits behind a backlog would expire
+# there, as long as there is one, so sweeps have a queue to themselves.
+_names = ["events", "settle", "sweep", *_deliveries]
 task_queues = [Queue(name, routing_key=name) for name in _names]
 task_default_queue = "events"
 task_create_missing_queues = False
 task_routes = {
     "process_event": {"queue": "events"},
     "settle": {"queue": "settle"},
-    "sweep": {"queue": "settle"},
-    "drain": {"queue": "settle"},
+    "sweep": {"queue": "sweep"},
+    "drain": {"queue": "sweep"},
     **{name: {"queue": name} for name in _deliveries},
 }
 

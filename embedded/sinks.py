@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from tasks.clock import now, to_rfc3339
 from tasks.sinks import SINKS
 
-#: Requests remembered of each service.
+#: Requests remembered of each service; a listener hears of them all.
 REMEMBERED = 10_000
 
 #: Largest body taken, in bytes.
@@ -83,10 +83,16 @@ class Received:
     answered: int | None
 
 
+#: Hears of every request that comes, and to which service.
+Listener = Callable[[str, Received], None]
+
+
 class _Service:
     """One downstream service."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, listener: Listener) -> None:
+        self._name = name
+        self._listener = listener
         self._lock = threading.Lock()
         self._behaviour = Behaviour()
         self._received: deque[Received] = deque(maxlen=REMEMBERED)
@@ -104,15 +110,15 @@ class _Service:
             elif behaviour.times is not None:
                 left = behaviour.times - 1
                 self._behaviour = replace(behaviour, times=left) if left > 0 else Behaviour()
-            self._received.append(
-                Received(
-                    key=key,
-                    body=_json_or_text(text),
-                    headers=headers,
-                    at=to_rfc3339(now()),
-                    answered=_ANSWERED.get(behaviour.mode, behaviour.status),
-                )
+            received = Received(
+                key=key,
+                body=_json_or_text(text),
+                headers=headers,
+                at=to_rfc3339(now()),
+                answered=_ANSWERED.get(behaviour.mode, behaviour.status),
             )
+            self._received.append(received)
+            self._listener(self._name, received)
             return behaviour
 
     def received(self, key: str | None) -> list[Received]:
@@ -133,9 +139,17 @@ def _json_or_text(text: str) -> Any:
 class SampleSinks:
     """The services on loopback, from ``with`` to its end; port 0 takes a free one."""
 
-    def __init__(self, port: int = 0, names: Sequence[str] = tuple(SINKS)) -> None:
-        """Bind the port; nothing is answered before ``with`` or ``serve``."""
-        self._services = {name: _Service() for name in names}
+    def __init__(
+        self,
+        port: int = 0,
+        names: Sequence[str] = tuple(SINKS),
+        listener: Listener = lambda _name, _received: None,
+    ) -> None:
+        """Bind the port; nothing is answered before ``with`` or ``serve``.
+
+        ``listener`` is called before a request is answered, for one request of a service at a time.
+        """
+        self._services = {name: _Service(name, listener) for name in names}
         self._closing = threading.Event()
         self._server = _Server(("127.0.0.1", port), self._services, self._closing)
         self._thread = threading.Thread(target=self.serve, daemon=True)

@@ -183,7 +183,8 @@ def stages(plan: Plan, workers: int) -> list[list[Part]]:
         base.append(_sinks(plan))
     # A worker a sink: one that hangs takes no process away from the others.
     deliveries = [_worker(sink.task_name, sink.task_name) for sink in SINKS.values()]
-    events = [_worker(f"worker{number}", "events,settle") for number in range(1, workers + 1)]
+    queues = "events,settle,sweep"
+    events = [_worker(f"worker{number}", queues) for number in range(1, workers + 1)]
     return [base, [*events, *deliveries, _flower(plan)], [_beat(plan)], [_ingest(plan)]]
 
 

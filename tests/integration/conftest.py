@@ -135,8 +135,7 @@ class Setup(CeleryTestSetup):
 
 
 def _route(name: str, *_: Any, **__: Any) -> dict[str, str]:
-    queues = {"process_event": "events", "sweep": "settle"}
-    return {"queue": queues.get(name, name)}
+    return {"queue": "events" if name == "process_event" else name}
 
 
 @pytest.fixture

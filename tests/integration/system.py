@@ -209,10 +209,18 @@ class System:
     """Redis, a table, ingest, a worker, and beat where it is wanted; from ``with`` to its end.
 
     ``settings`` are those of every process. Workers reach DynamoDB through ``dynamodb``, a tap.
+    ``task_events`` remembers all that it hears; ``listen=False`` leaves it deaf, for long runs.
     """
 
     def __init__(
-        self, folder: Path, *, aws_url: str, sinks: SampleSinks, beat: bool = False, **settings: str
+        self,
+        folder: Path,
+        *,
+        aws_url: str,
+        sinks: SampleSinks,
+        beat: bool = False,
+        listen: bool = True,
+        **settings: str,
     ) -> None:
         """Describe the parts; ``with`` starts them."""
         self.folder = folder
@@ -234,6 +242,7 @@ class System:
         self.worker = self.make_worker()
         self.beat = self.make_beat("beat") if beat else None
         self.task_events = TaskEvents(self.broker)
+        self._listen = listen
         self._client = aws("dynamodb", aws_url)
         self.claims = Claims(self._client, self.table, lease=600, retention_days=30)
         self._exit = ExitStack()
@@ -246,7 +255,8 @@ class System:
             stack.enter_context(self.dynamodb)
             self._start(stack, self.broker)
             self.broker.ready()
-            stack.enter_context(self.task_events)
+            if self._listen:
+                stack.enter_context(self.task_events)
             parts = [part for part in (self.worker, self.ingest, self.beat) if part]
             for part in parts:
                 self._start(stack, part)

@@ -313,6 +313,22 @@ def test_the_answer_to_the_settling_lost(
     assert system.audit_log(claim.id) == claim.audit
 
 
+def test_a_sweep_does_not_wait_behind_a_backlog(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event = envelope()
+    system.dynamodb.before_answer("PutItem", event["id"], celery_setup.worker.kill)
+    system.accept(event)
+    eventually(lambda: celery_setup.worker.container.status == "exited")
+    celery_setup.worker.restart()
+    celery_setup.app.control.cancel_consumer("settle", reply=True, limit=1)
+
+    eventually(lambda: system.claim(event["id"]).generation == 2, what="a sweep takes it over")
+    celery_setup.app.control.add_consumer("settle", reply=True, limit=1)
+
+    assert_finished(system, event, system.settled(event["id"]))
+
+
 def test_an_event_that_comes_again_takes_over_what_is_overdue(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:

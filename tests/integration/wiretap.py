@@ -25,6 +25,10 @@ class LostAnswerError(Exception):
 Action = Callable[[], None]
 
 
+def do_nothing() -> None:
+    """An action: all goes its way."""
+
+
 def lose_the_answer() -> None:
     """An action: the table did it, and whoever asked does not learn so."""
     raise LostAnswerError
@@ -38,6 +42,8 @@ class Wiretap:
         self.target = urlsplit(target).netloc
         self._calls: list[Call] = []
         self._actions: dict[tuple[str, str], list[Action]] = {}
+        self._on_arrival: Action = do_nothing
+        self._on_answer: Action = do_nothing
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.tap = self
@@ -71,12 +77,24 @@ class Wiretap:
         with self._lock:
             self._actions.setdefault((operation, key), []).append(action)
 
-    def note(self, call: Call) -> Action | None:
+    def on_every_call(self, *, arrival: Action = do_nothing, answer: Action = do_nothing) -> None:
+        """Act before each call is passed on, and before each answer is; until told otherwise.
+
+        ``arrival=lose_the_answer``: DynamoDB is cut off; ``answer=lose_the_answer``: it does all
+        it is asked, and nobody learns so.
+        """
+        self._on_arrival, self._on_answer = arrival, answer
+
+    def arrive(self) -> None:
+        """Act before a call is passed on."""
+        self._on_arrival()
+
+    def note(self, call: Call) -> Action:
         """Count a call, and tell what to do before it is answered."""
         with self._lock:
             self._calls.append(call)
             waiting = self._actions.get((call.operation, call.key or ""))
-            return waiting.pop(0) if waiting else None
+            return waiting.pop(0) if waiting else self._on_answer
 
 
 class _Server(ThreadingHTTPServer):
@@ -98,12 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Every call of DynamoDB is one."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status, headers, answer = self._ask(body)
         operation = self.headers["X-Amz-Target"].rpartition(".")[2]
-        action = self.server.tap.note(Call(operation, _key_of(json.loads(body)), status))
         try:
-            if action:
-                action()
+            self.server.tap.arrive()
+            status, headers, answer = self._ask(body)
+            self.server.tap.note(Call(operation, _key_of(json.loads(body)), status))()
         except LostAnswerError:
             self.close_connection = True
             return

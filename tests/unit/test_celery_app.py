@@ -64,9 +64,15 @@ def test_every_task_of_the_interface_is_there_in_its_queue():
     deliveries = [f"deliver.{sink}" for sink in SINKS]
     app.loader.import_default_modules()
     assert {"process_event", "settle", "sweep", *deliveries} <= set(app.tasks)
-    assert {queue.name for queue in app.conf.task_queues} == {"events", "settle", *deliveries}
-    routes = {name: app.conf.task_routes[name]["queue"] for name in (*deliveries, "process_event")}
-    assert routes == {name: name for name in deliveries} | {"process_event": "events"}
+    assert {queue.name for queue in app.conf.task_queues} == {
+        *("events", "settle", "sweep"),
+        *deliveries,
+    }
+    routes = {name: route["queue"] for name, route in app.conf.task_routes.items()}
+    assert routes == {name: name for name in (*deliveries, "settle", "sweep")} | {
+        "process_event": "events",
+        "drain": "sweep",
+    }
 
 
 @pytest.mark.parametrize("name", SINKS)

@@ -1,0 +1,180 @@
+"""One soak, from its first event to its verdict."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from tasks.bound import settled_within
+from tasks.settings import load
+from tests.integration.envelopes import SINKS
+from tests.integration.nodes import running
+from tests.integration.system import System
+
+from .chaos import FAULTS, KILLS, Chaos, Disruption, plan
+from .ledger import Ledger
+from .load import Load, events
+from .verdict import Verdict, due, rest
+
+#: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
+SETTINGS = {
+    "CLAIM_LEASE_SECONDS": "10",
+    "SWEEP_INTERVAL_SECONDS": "1",
+    "VISIBILITY_TIMEOUT_SECONDS": "6",
+    "REDRIVE_SCHEDULE_SECONDS": "2,4",
+    "INGEST_MAX_BACKLOG": "100",  # a machine that cannot keep up slows the load down
+    **{
+        f"{sink.upper()}_{name}": value
+        for sink in SINKS
+        for name, value in {
+            "MAX_TRIES": "2",
+            "BACKOFF_CAP_SECONDS": "1",
+            "RETRY_AFTER_CAP_SECONDS": "1",
+            "CONNECT_TIMEOUT_SECONDS": "1",
+            "READ_TIMEOUT_SECONDS": "2",
+            "BREAKER_FAILURES": "5",
+            "BREAKER_SECONDS": "2",
+        }.items()
+    },
+}
+
+#: Processes of each worker's pool. There are two workers, each of which takes from every queue.
+CONCURRENCY = ("--concurrency", "4")
+
+#: Seconds between two lines of progress.
+TICK = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How much load, and how much trouble: a disruption every ``pause`` seconds on average."""
+
+    seed: int
+    events: int | None
+    rate: float
+    seconds: float = float("inf")
+    pause: float = 4.0
+
+
+class Soak:
+    """A system that is started, its sinks' ledger, and what is to be done to it."""
+
+    def __init__(
+        self,
+        system: System,
+        ledger: Ledger,
+        options: Options,
+        tell: Callable[[str], object] = print,
+    ) -> None:
+        """Describe it; ``run`` does it. ``tell`` gets lines for a person."""
+        rng = random.Random(options.seed)
+        self.options = options
+        self.system = system
+        self.ledger = ledger
+        self.bound = settled_within(load(system.settings))
+        self.verdict = Verdict()
+        self._tell = tell
+        self._events = events(random.Random(rng.getrandbits(64)), options.events)
+        self._plan = plan(random.Random(rng.getrandbits(64)), options.pause)
+
+    def run(
+        self, disruptions: Iterator[Disruption] | None = None, patience: float | None = None
+    ) -> bool:
+        """Do it; tell whether nothing was lost and nothing stuck.
+
+        ``disruptions`` take the place of the random ones, ``patience`` (in seconds, for what is
+        not settled when the load ends and all is mended) that of the documented bound.
+        """
+        system, options = self.system, self.options
+        with ExitStack() as stack:
+            other = system.make_worker("other", *CONCURRENCY)
+            stack.enter_context(running(other))
+            self.chaos = Chaos(system, [system.worker, other], disruptions or self._plan)
+            stack.enter_context(self.chaos)
+            self.load = Load(system.ingest, self._events, options.rate, options.seconds)
+            begun = time.monotonic()
+            with self.load:
+                while not self.load.is_over():
+                    self._wait_until_over(TICK)
+                    self._progress(time.monotonic() - begun)
+            self.seconds = time.monotonic() - begun
+            self.chaos.calm()
+            self.verdict = rest(
+                system.claims,
+                self.load.accepted,
+                self.ledger,
+                self.bound if patience is None else patience,
+                self._tell_rest,
+            )
+            self.chaos.check()
+        return self.holds
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was lost and nothing stuck, and all of it in time."""
+        in_time = self.verdict.percentile(1) <= self.bound
+        return in_time and not self.verdict.problems and not self.load.refused
+
+    def _wait_until_over(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.load.is_over():
+            self.chaos.check()
+            time.sleep(0.1)
+
+    def _progress(self, seconds: float) -> None:
+        self.system.dynamodb.forget()
+        accepted = len(self.load.accepted)
+        under_way = due(self.system.claims)
+        overdue = sum(at < time.time() for at in under_way.values())
+        kills, faults = self._count(KILLS), self._count(FAULTS)
+        self._tell(
+            f"{seconds:5.0f} s  accepted {accepted} ({accepted / seconds:.1f}/s)"
+            f"  settled {accepted - len(under_way) - self._waiting()}  overdue {overdue}"
+            f"  kills {kills.total()}  faults {faults.total()}"
+        )
+
+    def _waiting(self) -> int:
+        """Count the events that wait to be claimed; 0 where Redis is away."""
+        try:
+            return int(self.system.broker.client.llen("events"))
+        except RedisError:
+            return 0
+
+    def _tell_rest(self, left: int) -> None:
+        self._tell(f"at rest: {len(self.load.accepted) - left} checked, {left} not completed yet")
+
+    def _count(self, kinds: Collection[str]) -> Counter[str]:
+        return Counter({kind: n for kind, n in self.chaos.done.items() if kind in kinds})
+
+    def report(self) -> Iterator[str]:
+        """Give the numbers, and what is wrong, a line each."""
+        verdict, calls = self.verdict, self.ledger.totals()
+        accepted = len(self.load.accepted)
+        yield (
+            f"events    {accepted} accepted in {self.seconds:.0f} s"
+            f" ({accepted / self.seconds:.1f}/s); posted again: {_listed(self.load.posted_again)}"
+        )
+        yield f"kills     {_listed(self._count(KILLS))}"
+        yield f"faults    {_listed(self._count(FAULTS))}"
+        yield f"restarts  of what ended by itself: {_listed(self.chaos.ended_by_themselves)}"
+        yield f"calls     {calls['taken']} taken by sinks, {calls['repeated']} of them repeated"
+        yield (
+            f"settled   p50 {verdict.percentile(0.5):.1f} s, p99 {verdict.percentile(0.99):.1f} s,"
+            f" worst {verdict.percentile(1):.1f} s; the bound is {self.bound} s;"
+            f" {verdict.completed_later} completed by a redrive"
+        )
+        for key, status in self.load.refused.items():
+            yield f"✗ {key}: refused with {status}"
+        for key, problems in sorted(verdict.problems.items()):
+            yield f"✗ {key}: {'; '.join(problems)}"
+        if self.holds:
+            yield "✓ nothing lost, nothing stuck"
+
+
+def _listed(counts: Counter[str]) -> str:
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    return f"{counts.total()} ({kinds})" if kinds else "0"
