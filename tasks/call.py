@@ -69,23 +69,23 @@ class SinkClient:
         """
         data = canonical_json(body)
         headers = {**self._headers(data, key), **(more or {})}
-        token = self._tokens.get() if self._tokens else None
-        answer = self._exchange(data, headers, token)
-        if self._tokens and token and answer.status == 401:
-            self._tokens.drop(token)
-            token, refused = self._tokens.get(), token
-            if token != refused:
-                answer = self._exchange(data, headers, token)
-        hidden = [*self._sink.secrets, *strings_in(body), *([token] if token else [])]
+        hidden = [*self._sink.secrets, *strings_in(body)]
+        if self._tokens:
+            answer, token = self._tokens.use(
+                lambda token: self._exchange(data, {**headers, "Authorization": f"Bearer {token}"})
+            )
+            hidden.append(token)
+        else:
+            answer = self._exchange(data, headers)
         return Attempt(headers, answer, excerpt(answer.body, hidden, whole=answer.whole))
 
-    def _exchange(self, data: bytes, headers: Mapping[str, str], token: str | None) -> Answer:
+    def _exchange(self, data: bytes, headers: Mapping[str, str]) -> Answer:
         policy = self._sink.policy
         return exchange(
             self._session,
             self._sink.endpoint,
             data,
-            {**headers, "Authorization": f"Bearer {token}"} if token else headers,
+            headers,
             timeout=(policy.connect_timeout, policy.read_timeout),
             tls=self._sink.tls,
         )
