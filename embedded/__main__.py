@@ -128,6 +128,8 @@ def _tell_where(layout: Plan, account: Account) -> None:
     account.say(f"  {'ingest':<18} {layout.ingest_url}/events   x-api-key {layout.api_key}")
     for sink in layout.own_sinks:
         account.say(f"  {sink:<18} {layout.endpoint(sink)}/received")
+    if layout.own_cxone:
+        account.say(f"  {'cxone':<18} {layout.cxone_url}/contacts/asked")
 
 
 def _tell_how(layout: Plan, account: Account) -> None:

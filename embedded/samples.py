@@ -12,6 +12,7 @@ import boto3
 import requests
 
 from embedded.account import Account
+from embedded.cxone import contact
 from embedded.stack import Plan
 from embedded.supervisor import Supervisor
 from tasks.audit import verify
@@ -48,6 +49,8 @@ class Sample:
     """How often the CRM refuses it first."""
     repeated: bool = False
     """Whether it comes twice."""
+    early: bool = False
+    """Whether CXone has no context of it yet."""
 
     @property
     def status(self) -> Status:
@@ -136,6 +139,7 @@ def all_samples(environment: str) -> list[Sample]:
     return [
         special(EventType.CREATED, "created, comes twice", repeated=True),
         special(EventType.COMPLETED, "completed, CRM refuses it twice", refusals=REFUSALS),
+        special(EventType.CREATED, "created, no context yet", early=True),
         *(
             make_sample(kind, channel, environment)
             for kind, (channels, _, _) in _KINDS.items()
@@ -208,6 +212,7 @@ class Demonstration:
         environment = self._plan.environment["CURRENT_ENVIRONMENT"]
         samples = all_samples(environment)
         self._tell_crm_to_refuse(samples)
+        self._tell_cxone_to_lag(samples)
         followed = self._put_on_bus(samples)
         # What only a wrong rule would send: an event of another source.
         foreign = envelope(make_sample(EventType.CREATED, "voice", environment), "somebody.else")
@@ -219,6 +224,8 @@ class Demonstration:
             for one in followed
             for problem in self._problems_of(one)
         ]
+        if self._plan.own_cxone and "crm" in self._plan.own_sinks:
+            self._tell_of_contexts(followed)
         if ignored != "202 accepted=0 ignored=1" or claims().get(foreign["id"]):
             problems.append("foreign source: not ignored")
         if "crm" in self._plan.own_sinks:
@@ -281,8 +288,13 @@ class Demonstration:
                 )
 
     def _tell_crm(self, **behaviour: Any) -> None:
-        url = f"{self._plan.endpoint('crm')}/behaviour"
-        requests.put(url, json=behaviour, timeout=5).raise_for_status()
+        _instruct(self._plan.endpoint("crm"), behaviour)
+
+    def _tell_cxone_to_lag(self, samples: Sequence[Sample]) -> None:
+        for early in (sample.detail["interactionId"] for sample in samples if sample.early):
+            if self._plan.own_cxone:
+                behaviour = {"mode": "status", "status": 404, "match": early}
+                _instruct(f"{self._plan.cxone_url}/contacts", behaviour)
 
     def _put_on_bus(self, samples: Sequence[Sample]) -> list[_Followed]:
         bus = boto3.client("events", region_name=self._plan.environment["AWS_REGION"])
@@ -314,6 +326,22 @@ class Demonstration:
         self._account.result(f"{title:<32} ingest → {short}", good=answer.ok)
         return short
 
+    def _tell_of_contexts(self, followed: Sequence[_Followed]) -> None:
+        """Show what the CRM got beside the event, for one of them."""
+        one = next(one for one in followed if one.sample.sinks and not one.sample.early)
+        for request in self._received("crm", one)[-1:]:
+            context = request["body"].get("context")
+            self._account.result(
+                f"{'context':<32} crm got with {one.sample.type}: {json.dumps(context)}",
+                good=bool(context),
+            )
+
+    def _received(self, sink: str, one: _Followed) -> Any:
+        """Return the requests of an event that one of our own sinks got."""
+        url = f"{self._plan.endpoint(sink)}/received"
+        key = SINKS[sink].idempotency_key(one.id)
+        return requests.get(url, params={"key": key}, timeout=5).json()
+
     def _look_at(self, followed: Sequence[_Followed]) -> bool:
         """Read the claims that are not final yet; tell of those that are now."""
         for one in followed:
@@ -337,6 +365,8 @@ class Demonstration:
         ending = f"{claim.status.value}, {claim.to_json()['lagMs']} ms"
         for error in claim.audit[-1].get("validationErrors", []):
             ending += f"; {error['field']}: {error['message']}"
+        for note in claim.audit[-1].get("notes", []):
+            ending += f"; {note}"
         way = " → ".join([*steps, ending])
         good = not list(claim_problems(sample, claim))
         self._account.result(f"{sample.title:<32} {way}", good=good)
@@ -349,12 +379,26 @@ class Demonstration:
         yield from claim_problems(one.sample, one.claim)
         if one.sample.repeated and one.repetition != "202 accepted=1 ignored=0":
             yield f"ingest answered its repetition {one.repetition}"
+        if self._plan.own_cxone:
+            yield from note_problems(one.sample, one.claim)
         for sink in self._plan.own_sinks:
-            url = f"{self._plan.endpoint(sink)}/received"
-            key = SINKS[sink].idempotency_key(one.id)
-            received = requests.get(url, params={"key": key}, timeout=5).json()
-            for problem in receipt_problems(one.sample, sink, received):
+            received = self._received(sink, one)
+            if not self._plan.own_cxone:  # what another CXone says, we do not know
+                for request in received:
+                    request["body"].pop("context", None)
+            for problem in receipt_problems(one.sample, sink, received, self._context(one.sample)):
                 yield f"{sink} {problem}"
+
+    def _context(self, sample: Sample) -> Mapping[str, Any]:
+        """Return what a sink should get beside a sample's event if it gets contexts."""
+        if sample.early or not self._plan.own_cxone:
+            return {}
+        return {"context": contact(sample.detail["interactionId"])}
+
+
+def _instruct(service: str, behaviour: Mapping[str, Any]) -> None:
+    """Tell a stand-in how to behave."""
+    requests.put(f"{service}/behaviour", json=behaviour, timeout=5).raise_for_status()
 
 
 def claim_problems(sample: Sample, claim: Claim) -> Iterator[str]:
@@ -371,8 +415,15 @@ def claim_problems(sample: Sample, claim: Claim) -> Iterator[str]:
         yield f"its audit record names the fields {named}"
 
 
+def note_problems(sample: Sample, claim: Claim) -> Iterator[str]:
+    """Give what is wrong with what the audit record notes of a sample's context."""
+    notes = claim.audit[-1].get("notes", [])
+    if notes != (["crm: without context: CXone has none yet: 404 Not Found"] * sample.early):
+        yield f"its audit record notes {notes}"
+
+
 def receipt_problems(
-    sample: Sample, sink: str, received: Sequence[Mapping[str, Any]]
+    sample: Sample, sink: str, received: Sequence[Mapping[str, Any]], context: Mapping[str, Any]
 ) -> Iterator[str]:
     """Give what is wrong with the requests of a sample that one of our own sinks got."""
     refusals = sample.refusals if sink == "crm" else 0
@@ -387,7 +438,7 @@ def receipt_problems(
                 "interactionId": typed["interactionId"],
                 "timestamp": typed["timestamp"],
             },
-            "crm": typed,
+            "crm": {**typed, **context},
             "compliance": {
                 "interactionId": typed["interactionId"],
                 "archivedAt": received[0]["body"].get("archivedAt"),  # one for every attempt

@@ -1,7 +1,7 @@
 """What runs on this machine: which processes, with which settings, on which ports.
 
-A setting that is in the environment wins. Where it names a Redis, an AWS endpoint or a sink, that
-one is used and none of ours is started in its place.
+A setting that is in the environment wins. Where it names a Redis, an AWS endpoint, a sink or CXone,
+that one is used and none of ours is started in its place.
 """
 
 import os
@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import redis
 
 from embedded import infrastructure
+from embedded.cxone import TENANT
 from embedded.supervisor import Part, SupervisorError, answers, says
+from tasks import cxone_settings
 from tasks.settings import variables
 from tasks.sinks import SINKS
 
@@ -39,6 +41,12 @@ class Plan:
     own_redis: bool
     own_emulator: bool
     own_sinks: tuple[str, ...]
+    own_cxone: bool
+
+    @property
+    def cxone_url(self) -> str:
+        """Where our CXone is, if it is ours."""
+        return self.environment["CXONE_DISCOVERY_URL"]
 
     @property
     def ingest_url(self) -> str:
@@ -65,7 +73,7 @@ class Plan:
         lines = [
             f"export {name}={shlex.quote(value)}"
             for name, value in sorted(self.environment.items())
-            if name in settings or name.startswith(("AWS_", "CXONE_"))
+            if name in settings or name.startswith("AWS_")
         ]
         if self.own_emulator:
             lines.append(f"unset {' '.join(_PAST_THE_EMULATOR)}")
@@ -111,6 +119,17 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
         environment["AWS_ENDPOINT_URL"] = f"http://{_HOST}:{_free_port(4566)}"
         environment.setdefault("AWS_ACCESS_KEY_ID", "embedded")
         environment.setdefault("AWS_SECRET_ACCESS_KEY", "embedded")
+    credentials = _credentials(data / "env")
+    own_cxone = not any(
+        cxone_settings.VARIABLES[part].name in environment for part in cxone_settings.SWITCHES
+    )
+    if own_cxone:
+        environment |= {
+            "CXONE_DISCOVERY_URL": f"http://{_HOST}:{_free_port(9090)}",
+            "CXONE_TENANT_ID": TENANT,
+            "CXONE_CLIENT_ID": "embedded",
+            "CXONE_CLIENT_SECRET": credentials["CXONE_CLIENT_SECRET"],
+        }
     sinks_port = _free_port(9080)
     for name in own_sinks:
         environment[SINKS[name].endpoint_variable] = f"http://{_HOST}:{sinks_port}/{name}"
@@ -119,7 +138,7 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
         **_IMPATIENT,
         "INGEST_PORT": str(_free_port(8080)),
         "FLOWER_PORT": str(_free_port(5555)),
-        **_credentials(data / "env"),
+        **{name: credentials[name] for name in ("INGEST_API_KEYS", "FLOWER_BASIC_AUTH")},
     }
     environment = defaults | environment
     # A proxy that the machine may need for the world must not get what stays on loopback.
@@ -132,6 +151,7 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
         own_redis=own_redis,
         own_emulator=own_emulator,
         own_sinks=own_sinks,
+        own_cxone=own_cxone,
     )
 
 
@@ -140,6 +160,7 @@ def _credentials(source: Path) -> dict[str, str]:
     made = {
         "INGEST_API_KEYS": secrets.token_urlsafe(24),
         "FLOWER_BASIC_AUTH": f"operator:{secrets.token_urlsafe(12)}",
+        "CXONE_CLIENT_SECRET": secrets.token_urlsafe(24),
     }
     try:
         words = shlex.split(source.read_text())
@@ -181,6 +202,8 @@ def stages(plan: Plan, workers: int) -> list[list[Part]]:
         base.append(_emulator(plan))
     if plan.own_sinks:
         base.append(_sinks(plan))
+    if plan.own_cxone:
+        base.append(_cxone(plan))
     # A worker a sink: one that hangs takes no process away from the others.
     deliveries = [_worker(sink.task_name, sink.task_name) for sink in SINKS.values()]
     queues = "events,settle,sweep"
@@ -275,6 +298,11 @@ def _sinks(plan: Plan) -> Part:
     origin = url.rsplit("/", 1)[0]
     command = _python("embedded.sinks", "--port", str(urlsplit(url).port))
     return Part(name="sinks", command=command, ready=answers(f"{origin}/healthz"))
+
+
+def _cxone(plan: Plan) -> Part:
+    command = _python("embedded.cxone", "--port", str(urlsplit(plan.cxone_url).port))
+    return Part(name="cxone", command=command, ready=answers(f"{plan.cxone_url}/healthz"))
 
 
 def _worker(name: str, queues: str) -> Part:

@@ -14,7 +14,7 @@ Redis that does not answer stops no delivery.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -127,6 +127,19 @@ class Breaker:
             probe_seconds * 1000,
         )
 
+    def refuse_if_open(self) -> None:
+        """Park a delivery before what would be done for it in vain; it takes no probe's place.
+
+        Raises:
+            ParkedError: the breaker is open.
+        """
+        with suppress(RedisError):
+            if self.look().state is State.OPEN:
+                raise self._parked()
+
+    def _parked(self) -> ParkedError:
+        return ParkedError(f"parked: the breaker of {self._sink} is open")
+
     @contextmanager
     def watch(self, task_id: str) -> Iterator[None]:
         """Let the delivery inside call the sink, and note how that ended.
@@ -136,7 +149,7 @@ class Breaker:
         """
         admission = self._do("admit", task_id)
         if admission == "refused":
-            raise ParkedError(f"parked: the breaker of {self._sink} is open")
+            raise self._parked()
         try:
             yield
         except TransientDeliveryError as error:
@@ -153,11 +166,11 @@ class Breaker:
             return  # Redis was away, or there is no failure to forget
         match self._do(how, task_id, opened):
             case "opened":
-                _log.error("breaker of %s opened: its deliveries are parked", self._sink)
+                _log.error("breaker of %s opened: it is not called", self._sink)
             case "reopened":
                 _log.warning("breaker of %s stays open: the probe failed", self._sink)
             case "closed":
-                _log.warning("breaker of %s closed: what was parked is drained", self._sink)
+                _log.warning("breaker of %s closed: it is called again", self._sink)
                 self._on_closed()
 
     def look(self) -> Look:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cache
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import requests
@@ -70,30 +69,27 @@ class SinkClient:
         """
         data = canonical_json(body)
         headers = {**self._headers(data, key), **(more or {})}
-        token = self._tokens.get() if self._tokens else None
-        sent, answer = self._exchange(data, headers, token)
-        if self._tokens and token and answer.status == HTTPStatus.UNAUTHORIZED:
-            self._tokens.drop(token)
-            token, refused = self._tokens.get(), token
-            if token != refused:
-                sent, answer = self._exchange(data, headers, token)
-        hidden = [*self._sink.secrets, *strings_in(body), *([token] if token else [])]
-        return Attempt(sent, answer, excerpt(answer.body, hidden, whole=answer.whole))
+        hidden = [*self._sink.secrets, *strings_in(body)]
+        if self._tokens:
+            answer, token = self._tokens.use(
+                lambda token: self._exchange(data, _bearing(token, headers))
+            )
+            headers = _bearing(token, headers)
+            hidden.append(token)
+        else:
+            answer = self._exchange(data, headers)
+        return Attempt(headers, answer, excerpt(answer.body, hidden, whole=answer.whole))
 
-    def _exchange(
-        self, data: bytes, headers: Mapping[str, str], token: str | None
-    ) -> tuple[Mapping[str, str], Answer]:
-        if token:
-            headers = {**headers, "Authorization": f"Bearer {token}"}
-        answer = exchange(
+    def _exchange(self, data: bytes, headers: Mapping[str, str]) -> Answer:
+        policy = self._sink.policy
+        return exchange(
             self._session,
             self._sink.endpoint,
             data,
             headers,
-            timeout=(self._sink.policy.connect_timeout, self._sink.policy.read_timeout),
+            timeout=(policy.connect_timeout, policy.read_timeout),
             tls=self._sink.tls,
         )
-        return headers, answer
 
     def _headers(self, data: bytes, key: str) -> dict[str, str]:
         credential = self._sink.credential
@@ -124,3 +120,7 @@ def client_of(sink: str) -> SinkClient:
     to, session = settings().sinks[sink], make_session()
     tokens = Tokens(redis.client(), session, to.grant) if to.grant else None
     return SinkClient(to, session, tokens)
+
+
+def _bearing(token: str, headers: Mapping[str, str]) -> dict[str, str]:
+    return {**headers, "Authorization": f"Bearer {token}"}

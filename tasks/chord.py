@@ -18,7 +18,12 @@ from celery.backends.redis import RedisBackend
 from celery.canvas import Signature
 
 from tasks.clock import now, to_rfc3339
-from tasks.errors import DeliveryError, ParkedError, TransientDeliveryError
+from tasks.errors import (
+    ContextMissingError,
+    DeliveryError,
+    ParkedError,
+    TransientDeliveryError,
+)
 from tasks.outcomes import Outcome, Report
 
 #: Seconds that a complete chord is kept, in case its last part is redelivered.
@@ -97,7 +102,7 @@ def report_of(request: Any, state: str, result: Any) -> Report:
     if state == states.SUCCESS:
         return Report.from_json(result)
     parked = isinstance(result, ParkedError)
-    called = state == states.FAILURE and not parked
+    called = state == states.FAILURE and not isinstance(result, ParkedError | ContextMissingError)
     return Report(
         sink=str(request.task).removeprefix("deliver."),
         outcome=_outcome(state, parked),

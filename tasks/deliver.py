@@ -3,20 +3,23 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from celery import Task
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
+from tasks import limits
 from tasks.breaker import Breaker
 from tasks.call import client_of
-from tasks.celery import app
+from tasks.celery import EventTask, app
 from tasks.claims import claims
 from tasks.clock import now, to_rfc3339
+from tasks.cxone import Found, contexts
 from tasks.dispatch import delivery_payload, settle_signature
 from tasks.errors import (
     ClaimNotFoundError,
+    ContextMissingError,
     DeliveryError,
     TransientDeliveryError,
     UnderWayError,
@@ -38,13 +41,14 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
         name=sink.task_name,
         bind=True,
         autoretry_for=(TransientDeliveryError,),
+        dont_autoretry_for=(ContextMissingError,),  # it waits longer than a worker remembers
         max_retries=policy.tries - 1,
         retry_backoff=policy.backoff_base,
         retry_backoff_max=policy.backoff_cap,
         retry_jitter=True,
         throws=(DeliveryError, ClaimNotFoundError, UnderWayError),  # logged without a traceback
         # The read time-out starts anew with every byte; this does not.
-        soft_time_limit=to.attempt + 5,
+        soft_time_limit=_time_limit(to) - 10,
         time_limit=_time_limit(to),
     )
     def deliver(
@@ -62,23 +66,50 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
         if payload is None:
             payload = _reopen(self, key, sink, actor or f"somebody at {_host_of_sender(self)}")
             if payload is None:
-                return _report(self, sink, attempts=0)
+                return _report(sink, attempts=0)
         try:
-            with breaker_of(sink.name).watch(str(self.request.id)):
-                _call(sink, key, payload)
+            found = _context(self, sink, payload)
+            task_id = str(self.request.id)
+            with breaker_of(sink.name).watch(task_id), limits.turn(redis(), to, task_id):
+                _call(sink, key, payload, found.context)
+        except limits.NoTurnError as later:
+            why = f"waits for its turn at {sink.name}"
+            raise cast("EventTask", self).postpone(later.wait, why) from None
         except TransientDeliveryError as error:
             if error.retry_after is None:
                 raise  # to autoretry
             raise self.retry(
                 exc=error, countdown=min(error.retry_after, policy.retry_after_cap)
             ) from None
-        return _report(self, sink, attempts=self.request.retries + 1)
+        return _report(sink, attempts=self.request.retries + 1, note=found.note)
 
     return deliver
 
 
-def _call(sink: Sink, key: str, payload: Mapping[str, Any]) -> None:
+def _context(task: Task[Any, Any], sink: Sink, payload: Mapping[str, Any]) -> Found:
+    """Find the context of a sink that is to get it.
+
+    Before the sink's breaker watches: it must not take what CXone does for what the sink does.
+    """
+    source = contexts() if sink.context else None
+    if source is None:
+        return Found()
+    breaker_of(sink.name).refuse_if_open()
+    event = event_from_json(payload["event"])
+    try:
+        return source.for_delivery(
+            str(task.request.id), event.interaction_id, payload["receivedAt"]
+        )
+    except SoftTimeLimitExceeded:
+        raise TransientDeliveryError("its context came too slowly") from None
+
+
+def _call(
+    sink: Sink, key: str, payload: Mapping[str, Any], context: Mapping[str, Any] | None
+) -> None:
     body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
+    if context is not None:
+        body = {**body, "context": context}
     try:
         client_of(sink.name).post(body, sink.idempotency_key(key))
     except SoftTimeLimitExceeded:
@@ -110,9 +141,13 @@ def _host_of_sender(task: Task[Any, Any]) -> str:
     return str(task.request.origin or "").partition("@")[2] or "an unknown host"
 
 
-def _report(task: Task[Any, Any], sink: Sink, attempts: int) -> dict[str, Any]:
+def _report(sink: Sink, attempts: int, note: str | None = None) -> dict[str, Any]:
     return Report(
-        sink=sink.name, outcome=Outcome.DELIVERED, attempts=attempts, at=to_rfc3339(now())
+        sink=sink.name,
+        outcome=Outcome.DELIVERED,
+        attempts=attempts,
+        at=to_rfc3339(now()),
+        note=note,
     ).to_json()
 
 
@@ -136,7 +171,7 @@ def _begin_drain(sink: str) -> None:
 
 def _time_limit(to: SinkSettings) -> int:
     """Seconds after which a process that delivers is killed: nothing else has ended it."""
-    return to.attempt + 15
+    return to.attempt + int(limits.patience(to)) + 15
 
 
 #: One task a sink, by the sink's name.

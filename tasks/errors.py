@@ -88,3 +88,7 @@ class TransientDeliveryError(DeliveryError):
         super().__init__(message)
         self.retry_after = retry_after
         self.sick = sick
+
+
+class ContextMissingError(TransientDeliveryError):
+    """Raised in place of a call where an event waits for its context; it is delivered later."""

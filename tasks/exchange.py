@@ -64,20 +64,23 @@ def make_session() -> requests.Session:
 def exchange(
     session: requests.Session,
     url: str,
-    data: bytes,
+    data: bytes | None,
     headers: Mapping[str, str],
     *,
     timeout: tuple[float, float],
     tls: Tls,
 ) -> Answer:
-    """Post something, once; redirects are not followed. Time-outs are to connect and to answer.
+    """Post something, or get what is there if there is nothing to post; once.
+
+    Redirects are not followed. Time-outs are to connect and to answer.
 
     Raises:
         TransientDeliveryError: there was no answer. It tells nothing of what was sent, nor where.
     """
     # "from None": the causes spell out the URL, and Flower shows tracebacks.
     try:
-        with session.post(
+        with session.request(
+            "GET" if data is None else "POST",
             url,
             data=data,
             headers=headers,

@@ -7,10 +7,18 @@ Time is Redis's own, so no clock of a worker matters.
 """
 
 import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from redis import Redis
+from celery.exceptions import SoftTimeLimitExceeded
+from redis import Redis, RedisError
 
+from tasks.errors import TransientDeliveryError
 from tasks.sink_settings import SinkSettings
+
+#: Seconds that a process waits for a turn.
+PATIENCE = 10.0
 
 #: Seconds' worth of calls that may come at once.
 BURST = 0.1
@@ -54,6 +62,49 @@ if places > 0 then
 end
 return 0
 """
+
+
+class NoTurnError(Exception):
+    """Raised where a call's turn did not come; ``wait`` is when to ask again, in seconds."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait
+
+
+def patience(sink: SinkSettings) -> float:
+    """Return how long, in seconds, a process waits for the turn of its call.
+
+    That holds up this process, and so leaves what comes next in the queue: a worker that went on
+    to take messages would only hoard them.
+    """
+    return PATIENCE if sink.policy.rate or sink.policy.concurrency else 0.0
+
+
+@contextmanager
+def turn(redis: Redis, sink: SinkSettings, holder: str) -> Iterator[None]:
+    """Wait until the sink may be called, and let what is inside do it.
+
+    Raises:
+        NoTurnError: it may not, for a while; nothing inside was done.
+        TransientDeliveryError: Redis does not answer; nothing inside was done.
+    """
+    deadline = time.monotonic() + patience(sink)
+    try:
+        while wait := enter(redis, sink, holder):
+            if time.monotonic() + wait > deadline:
+                raise NoTurnError(max(1.0, wait))
+            time.sleep(wait)
+    except SoftTimeLimitExceeded:
+        raise NoTurnError(1.0) from None
+    except RedisError:
+        error = "its limits are not known: Redis does not answer"
+        raise TransientDeliveryError(error, sick=False) from None
+    try:
+        yield
+    finally:
+        with suppress(RedisError):  # its place is free in a while all the same
+            leave(redis, sink, holder)
 
 
 def enter(redis: Redis, sink: SinkSettings, holder: str) -> float:

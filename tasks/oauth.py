@@ -5,9 +5,10 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
@@ -115,6 +116,23 @@ class Tokens:
         except RedisError:
             error = "no access token: Redis does not answer"
             raise TransientDeliveryError(error, sick=False) from None
+
+    def use(self, call: Callable[[str], Answer]) -> tuple[Answer, str]:
+        """Make a call with a token; one that is not taken is renewed, and the call repeated, once.
+
+        Returns the answer, and the token that it was the answer to.
+
+        Raises:
+            As ``get``, and whatever ``call`` raises.
+        """
+        token = self.get()
+        answer = call(token)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            self.drop(token)
+            token, refused = self.get(), token
+            if token != refused:
+                answer = call(token)
+        return answer, token
 
     def drop(self, token: str) -> None:
         """Forget a token that is not taken, unless it was replaced, or one was dropped just now."""

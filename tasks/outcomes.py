@@ -85,7 +85,10 @@ def _standing(one: Delivery, other: Delivery) -> Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one delivery task says at its end; travels in the message of ``settle``."""
+    """What one delivery task says at its end; travels in the message of ``settle``.
+
+    ``note`` is what its audit record is to say beside the outcome.
+    """
 
     sink: str
     outcome: Outcome
@@ -94,10 +97,11 @@ class Report:
     error: str | None = None
     transient: bool = False
     response: str | None = None
+    note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it travels."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Report":

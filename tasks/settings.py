@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks import registry
+from tasks import cxone_settings, registry
+from tasks.cxone_settings import CxoneSettings
 from tasks.errors import SettingsError
 from tasks.events import EventType
 from tasks.sink_settings import SinkSettings, configure, documented, variables_of
@@ -127,6 +128,7 @@ class Settings:
         default="all",
     )
     sinks: Mapping[str, SinkSettings]  # by name; see sink_settings.py
+    cxone: CxoneSettings | None = None  # see cxone_settings.py
     allow_http_sinks: bool = _setting(
         "ALLOW_HTTP_SINKS",
         boolean,
@@ -275,6 +277,7 @@ def variables() -> Iterator[Variable]:
             yield setting.metadata["variable"]
     for sink in SINKS.values():
         yield from variables_of(sink).values()
+    yield from cxone_settings.VARIABLES.values()
 
 
 def load(environ: Mapping[str, str], role: Role | None = None) -> Settings:
@@ -290,8 +293,10 @@ def load(environ: Mapping[str, str], role: Role | None = None) -> Settings:
         if "variable" in setting.metadata
     }
     allow_http = values["allow_http_sinks"] is not False
+    cxone = values["cxone"] = cxone_settings.configure(reader, allow_http=allow_http)
     values["sinks"] = {
-        name: configure(sink, reader, allow_http=allow_http) for name, sink in SINKS.items()
+        name: configure(sink, reader, allow_http=allow_http, cxone=cxone)
+        for name, sink in SINKS.items()
     }
     problems = reader.problems
     if values["metadata_registry"] and values["current_environment"]:
@@ -319,6 +324,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"REDRIVE_MAX_AGE_SECONDS: {settings.redrive_max_age} is not below the "
             f"{settings.retention_days} days of RETENTION_DAYS: a claim would go away with "
             "something left to do; expected, for example: 259200"
+        )
+    if settings.cxone and settings.cxone.wait >= settings.redrive_max_age:
+        yield (
+            f"CXONE_WAIT_SECONDS: {settings.cxone.wait} is not below the "
+            f"{settings.redrive_max_age} of REDRIVE_MAX_AGE_SECONDS: an event would be given up "
+            "before it goes without its context; expected, for example: 3600"
         )
     for name, sink in settings.sinks.items():
         policy = sink.policy
@@ -375,6 +386,13 @@ def as_markdown() -> str:
         "",
         *_HEAD,
         *map(_row, documented(SINKS.values())),
+        "",
+        "## CXone",
+        "",
+        "All absent: no contexts. See [contexts](cxone.md).",
+        "",
+        *_HEAD,
+        *map(_row, cxone_settings.VARIABLES.values()),
         "",
     ]
     return "\n".join(lines)

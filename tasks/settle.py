@@ -78,7 +78,7 @@ def settle_claim(
             if status is Status.PROCESSING
             else next_appointment(deliveries, head.received_at, head.redrives, moment, settings())
         )
-        notes = list(_notes(head, deliveries, status, appointment))
+        notes = list(_notes(head, deliveries, status, appointment, reports))
         written = None
         if notes or head.actor or not _same_ends(head, deliveries):
             written = audit.make_record(
@@ -129,8 +129,10 @@ def _notes(
     deliveries: Mapping[str, Delivery],
     status: Status,
     appointment: Appointment | None,
+    reports: Sequence[Report],
 ) -> Iterator[str]:
     """Tell what the outcomes do not."""
+    yield from (f"{report.sink}: {report.note}" for report in reports if report.note)
     if forced := [s for s in head.targets or () if s not in undelivered(head.deliveries)]:
         yield f"sent again to who had it: {', '.join(forced)}"
     if status is not Status.PROCESSING and appointment is None and (left := waiting(deliveries)):

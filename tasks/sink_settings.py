@@ -6,17 +6,26 @@ import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from tasks import oauth
+from tasks.cxone_settings import CxoneSettings
 from tasks.errors import SettingsError
 from tasks.events import EventType
 from tasks.exchange import USUAL_TLS, Tls
 from tasks.oauth import Grant
 from tasks.sinks.base import ALL_TYPES, Policy, Sink
-from tasks.variables import Reader, Role, Variable, integer, number, url_to_call
+from tasks.variables import (
+    Reader,
+    Role,
+    Variable,
+    integer,
+    is_safe,
+    number,
+    printable,
+    url_to_call,
+)
 
 #: Headers that are ours to send; ``Webhook-`` begins the names of more.
 OUR_HEADERS = (
@@ -55,6 +64,7 @@ class SinkSettings:
     grant: Grant | None = None
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     tls: Tls = USUAL_TLS
+    context_seconds: int = 0  # the longest that it waits for an interaction's context
 
     @property
     def endpoint(self) -> str:
@@ -78,7 +88,8 @@ class SinkSettings:
     def attempt(self) -> int:
         """The longest that one attempt may take, in seconds: with OAuth it may take two calls."""
         call = self.policy.attempt
-        return 2 * (call + oauth.LONGEST) if self.grant else call
+        calls = 2 * (call + oauth.LONGEST) if self.grant else call
+        return calls + self.context_seconds
 
     @property
     def longest(self) -> int:
@@ -135,12 +146,6 @@ def _check_header(name: str, value: str) -> None:
         raise ValueError("not a header's value: printable ASCII")
     if name.title() in OUR_HEADERS or name.title().startswith("Webhook-"):
         raise ValueError(f"{', '.join(OUR_HEADERS)}… are ours to send")
-
-
-def _text(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("not printable")
-    return text
 
 
 def _bearer_token(text: str) -> Credential:
@@ -301,15 +306,17 @@ _PARTS: Mapping[str, _Part] = {
         "https://login.example.com/oauth2/token",
         secret=True,
     ),
-    "oauth_client_id": _Part("OAUTH_CLIENT_ID", _text, "Id of the OAuth client.", "cxone-events"),
+    "oauth_client_id": _Part(
+        "OAUTH_CLIENT_ID", printable, "Id of the OAuth client.", "cxone-events"
+    ),
     "oauth_client_secret": _Part(
         "OAUTH_CLIENT_SECRET",
-        _text,
+        printable,
         "Its secret.",
         "a-long-random-secret",
         secret=True,
     ),
-    "oauth_scope": _Part("OAUTH_SCOPE", _text, "Scope to ask for.", "events:write"),
+    "oauth_scope": _Part("OAUTH_SCOPE", printable, "Scope to ask for.", "events:write"),
     "signing_secrets": _Part(
         "SIGNING_SECRETS",
         _signing_secrets,
@@ -357,8 +364,13 @@ def documented(sinks: Iterable[Sink]) -> Iterator[Variable]:
         yield part.variable("<name>", default)
 
 
-def configure(sink: Sink, reader: Reader, *, allow_http: bool) -> SinkSettings:
-    """Read a sink's settings; what is wrong with them, the reader notes."""
+def configure(
+    sink: Sink, reader: Reader, *, allow_http: bool, cxone: CxoneSettings | None = None
+) -> SinkSettings:
+    """Read a sink's settings; what is wrong with them, the reader notes.
+
+    ``cxone`` is where contexts come from, for the sinks that get them.
+    """
     variables = variables_of(sink)
     known = len(reader.problems)
     values = {part: reader.read(variable) for part, variable in variables.items()}
@@ -374,6 +386,7 @@ def configure(sink: Sink, reader: Reader, *, allow_http: bool) -> SinkSettings:
         grant=_grant(sink, variables, values) if values["oauth_token_url"] else None,
         signing_secrets=values["signing_secrets"] or (),
         tls=_tls(values),
+        context_seconds=cxone.longest if cxone and sink.context else 0,
     )
 
 
@@ -404,7 +417,7 @@ def _contradictions(
 ) -> Iterator[str]:
     """Tell which settings of a sink, each right by itself, do not go together."""
     for part in ("url", "oauth_token_url"):
-        if values[part] and not (allow_http or _is_safe(values[part])):
+        if values[part] and not (allow_http or is_safe(values[part])):
             yield variables[part].problem(
                 "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
             )
@@ -434,16 +447,6 @@ def _authentication_contradictions(
     for kind in credentials:
         if values[kind].header.lower() in map(str.lower, values["headers"] or ()):
             yield variables["headers"].problem(f"holds the header of {variables[kind].name}")
-
-
-def _is_safe(url: str) -> bool:
-    """Tell whether what is sent there cannot be read on the way."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        return parts.scheme == "https" or ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _is_pair(cert: str, key: str | None) -> bool:

@@ -7,6 +7,7 @@ repeating it: it may be a secret.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -113,6 +114,23 @@ def url_to_call(text: str) -> str:
     parts = urlsplit(url("http", "https")(text))
     if parts.username or parts.password:
         raise ValueError("a URL must not carry credentials: they would end up in logs")
+    return text
+
+
+def is_safe(url: str) -> bool:
+    """Tell whether what is sent there cannot be read on the way."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "https" or ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def printable(text: str) -> str:
+    """Parse a text without control characters."""
+    if not text.isprintable():
+        raise ValueError("not printable")
     return text
 
 

@@ -54,7 +54,8 @@ class Sink:
 
     Its endpoint is the setting ``<NAME>_ENDPOINT``; its task and queue are ``deliver.<name>``.
     ``wants``, ``policy`` and ``headers`` (sent beside ours) can be set otherwise, as
-    ``tasks/sink_settings.py`` says.
+    ``tasks/sink_settings.py`` says. With ``context``, its body gets the interaction's context
+    under that name, where CXone is set up (``tasks/cxone.py``).
     """
 
     name: str
@@ -62,6 +63,7 @@ class Sink:
     wants: frozenset[EventType] = ALL_TYPES
     policy: Policy = Policy()
     headers: Mapping[str, str] = field(default_factory=dict)
+    context: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a name that no variable and no queue can be named after."""

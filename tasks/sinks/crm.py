@@ -1,4 +1,4 @@
-"""CRM: keeps the customer's history, so it gets the whole typed event."""
+"""CRM: keeps the customer's history, so it gets the whole typed event, and its context."""
 
 from typing import Any
 
@@ -10,4 +10,4 @@ def _body(event: InteractionEvent, _received_at: str) -> dict[str, Any]:
     return event.to_json()
 
 
-SINK = Sink(name="crm", body=_body)
+SINK = Sink(name="crm", body=_body, context=True)

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from embedded.sinks import SampleSinks
 from tasks import limits
+from tasks.clock import from_rfc3339
 from tasks.sink_settings import SinkSettings
 from tasks.sinks import SINKS, Policy
 
-from .nodes import RedisContainer
+from .envelopes import envelope
+from .nodes import RedisContainer, running
+from .system import System
 from .waiting import PATIENCE, eventually
 
 SPAWNED = multiprocessing.get_context("spawn")
@@ -191,3 +195,27 @@ def test_who_waits_for_the_bucket_takes_no_place(redis: RedisContainer) -> None:
 def test_sinks_do_not_limit_each_other(redis: RedisContainer) -> None:
     for name in SINKS:
         assert enter(redis, limited(name, concurrency=1, rate=0.01), *"ab") == [True, False]
+
+
+# ── In a system ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rate_holds_over_all_workers_and_uses_up_no_try(
+    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("rate")
+    limits = {"CRM_RATE": "4", "CRM_CONCURRENCY": "1", "CRM_MAX_TRIES": "1"}
+    with (
+        System(folder, aws_url=aws_url, sinks=sample_sinks, **limits) as system,
+        running(system.make_worker("second")),
+    ):
+        events = [envelope() for _ in range(16)]
+        for event in events:
+            system.accept(event)
+        claims = [system.settled(str(event["id"])) for event in events]
+        calls = [call for event in events for call in system.calls(event)["crm"]]
+    assert {(c.status, c.deliveries["crm"].attempts) for c in claims} == {("completed", 1)}
+    assert len(calls) == len(events)
+    moments = sorted(from_rfc3339(call.at) for call in calls)
+    # All but a burst of one, four a second; half a second less for calls on their way.
+    assert (moments[-1] - moments[0]).total_seconds() > 15 / 4 - 0.5

@@ -6,7 +6,13 @@ from hypothesis import given
 
 from tasks.chord import report_of
 from tasks.clock import from_rfc3339
-from tasks.errors import ClaimNotFoundError, DeliveryError, ParkedError, TransientDeliveryError
+from tasks.errors import (
+    ClaimNotFoundError,
+    ContextMissingError,
+    DeliveryError,
+    ParkedError,
+    TransientDeliveryError,
+)
 from tasks.outcomes import Outcome
 
 from .samples import report
@@ -51,6 +57,13 @@ def test_a_delivery_that_was_parked_made_no_call_and_may_yet_get_through():
     said = report_of(request(retries=2), states.FAILURE, ParkedError("parked: crm is down"))
     assert (said.outcome, said.attempts, said.transient) == (Outcome.PARKED, 2, True)
     assert said.error == "parked: crm is down"
+
+
+def test_a_delivery_that_waits_for_its_context_made_no_call_and_is_due_again():
+    raised = ContextMissingError("waits for its context: CXone has none yet")
+    said = report_of(request(retries=2), states.FAILURE, raised)
+    assert (said.outcome, said.attempts, said.transient) == (Outcome.FAILED, 2, True)
+    assert said.error == "waits for its context: CXone has none yet"
 
 
 def test_a_delivery_that_was_revoked_is_reported_as_such():

@@ -18,6 +18,7 @@ RAISED = [
     errors.ParkedError("parked: the breaker of crm is open"),
     errors.TransientDeliveryError("503 Service Unavailable"),
     errors.TransientDeliveryError("503 Service Unavailable", 12.5),
+    errors.ContextMissingError("waits for its context: CXone has none yet"),
     errors.TransientDeliveryError("429 Too Many Requests", 12.5, sick=False),
 ]
 RAISED[-1].response = '{"error": "slow down"}'

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tasks
+from tasks import cxone_settings
 from tasks import settings as module
 from tasks.errors import SettingsError
 from tasks.registry import SHIPPED
@@ -111,6 +112,7 @@ TABLE = {
         ["1", "true", "yes", "on", "please"],
     ),
 }
+OF_CXONE = {variable.name for variable in cxone_settings.VARIABLES.values()}
 OF_SINKS = {v.name: v for sink in SINKS.values() for v in variables_of(sink).values()}
 ENDPOINTS = [sink.endpoint_variable for sink in SINKS.values()]
 NAMES = [variable.name for variable in variables()]
@@ -148,7 +150,7 @@ def cases(which):
 
 
 def test_the_table_above_has_every_variable():
-    assert {*TABLE, *OF_SINKS} == set(NAMES)
+    assert {*TABLE, *OF_SINKS, *OF_CXONE} == set(NAMES)
     assert set(COMPLETE) >= {v.name for v in variables() if v.needed_by}
 
 
@@ -307,7 +309,10 @@ SECRETS = [variable.name for variable in variables() if variable.secret]
 
 
 def test_what_may_hold_a_secret_is_known_as_one():
-    assert set(SECRETS) - set(OF_SINKS) == {"REDIS_URL", "INGEST_API_KEYS", "FLOWER_BASIC_AUTH"}
+    own = set(SECRETS) - set(OF_SINKS) - OF_CXONE
+    assert own == {"REDIS_URL", "INGEST_API_KEYS", "FLOWER_BASIC_AUTH"}
+    keys = {"CXONE_ACCESS_KEY_ID", "CXONE_ACCESS_KEY_SECRET"}
+    assert OF_CXONE.intersection(SECRETS) == {"CXONE_CLIENT_SECRET", *keys}
 
 
 @pytest.mark.parametrize("name", SECRETS)

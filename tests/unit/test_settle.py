@@ -273,6 +273,17 @@ def test_the_record_notes_what_was_noted_when_the_event_was_read():
     assert table.claim.audit[0]["notes"] == [noted]
 
 
+def test_the_record_notes_what_a_delivery_noted():
+    table = OneClaim(make_claim(notes=["read"]))
+    noted = [
+        report(r.sink, note="without context" if r.sink == "crm" else None) for r in ALL_DELIVERED
+    ]
+    settle_claim(table, EVENT_ID, None, noted, 1)
+    assert table.claim.audit[0]["notes"] == ["read", "crm: without context"]
+    settle_claim(table, EVENT_ID, None, noted, 1)
+    assert len(table.claim.audit) == 1
+
+
 def test_an_event_that_no_sink_wants_is_completed():
     table = OneClaim(make_claim(deliveries={}))
     assert settle_claim(table, EVENT_ID, None, [], 1) is Status.COMPLETED

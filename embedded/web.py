@@ -1,0 +1,197 @@
+"""What our stand-ins have in common: JSON over HTTP on loopback, well or as they are told."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, NamedTuple, get_args
+
+#: Largest body taken, in bytes.
+LARGEST_BODY = 2 * 1_048_576
+
+Mode = Literal["ok", "empty", "status", "slow", "hang", "close"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How a service answers.
+
+    ok: 200. empty: 200 without a body. status: ``status``, with ``Retry-After: retry_after`` if
+    that is given. slow: as ok, after ``seconds``. hang: no answer, and the connection is closed
+    after ``seconds``. close: the connection is closed at once.
+
+    ``times`` is for how many requests; then it is ok again. ``match`` limits it to requests that
+    hold that text.
+    """
+
+    mode: Mode = "ok"
+    status: int = 503
+    retry_after: int | None = None
+    seconds: float = 30.0
+    times: int | None = None
+    match: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no service could do."""
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode: not one of {', '.join(get_args(Mode))}")
+        numbers = ("status", "retry_after", "seconds", "times")
+        for name, value in ((name, getattr(self, name)) for name in numbers):
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 86_400):
+                raise ValueError(f"{name}: not a number that it can be")
+
+    @classmethod
+    def from_json(cls, data: object) -> "Behaviour":
+        """Read ``{"mode": "status", "status": 503, "retryAfter": 1, …}``.
+
+        Raises:
+            ValueError, TypeError: naming the field that is wrong.
+        """
+        if not isinstance(data, dict):
+            raise TypeError("not a JSON object")
+        return cls(**{"retry_after" if name == "retryAfter" else name: data[name] for name in data})
+
+    def next(self, request: str) -> "tuple[Behaviour, Behaviour]":
+        """Tell how to answer a request, and how to behave from then on."""
+        if self.match not in request:
+            return Behaviour(), self
+        if self.times is None:
+            return self, self
+        left = self.times - 1
+        return self, replace(self, times=left) if left > 0 else Behaviour()
+
+    @property
+    def answers(self) -> int | None:
+        """The status of its answer where it is ok otherwise; None if there is none."""
+        if self.mode in ("hang", "close"):
+            return None
+        return self.status if self.mode == "status" else 200
+
+
+class Answer(NamedTuple):
+    """What is answered: ``body`` as JSON, None for no body."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = {}
+
+
+class RefusedError(Exception):
+    """Raised to answer a request that we cannot make sense of."""
+
+    def __init__(self, status: HTTPStatus, error: str) -> None:
+        super().__init__(error)
+        self.answer = Answer(status, {"error": error}, {"Connection": "close"})
+
+
+class Server(ThreadingHTTPServer):
+    """A server on loopback; port 0 takes a free one."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, port: int, handler: type["Handler"]) -> None:
+        """Bind the port; nothing is answered before ``start`` or ``serve``."""
+        super().__init__(("127.0.0.1", port), handler)
+        self.closing = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self._thread = threading.Thread(target=self.serve, daemon=True)
+
+    def serve(self) -> None:
+        """Answer until shut down."""
+        self.serve_forever(poll_interval=0.05)
+
+    def start(self) -> None:
+        """Answer, beside whoever calls this."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; requests that hang are let go."""
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+    def handle_error(self, *client: Any) -> None:
+        """Report what went wrong, unless it is that a client did not wait for its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*client)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers a request as ``get``, ``post`` or ``put`` says: None closes the connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"  # clients keep their connections
+    timeout = 60  # seconds that a connection may be silent
+    wbufsize = -1  # head and body leave together
+    disable_nagle_algorithm = True
+
+    get: Callable[[], Answer | None]
+    post: Callable[[], Answer | None]
+    put: Callable[[], Answer | None]
+
+    def do_GET(self) -> None:
+        """Answer a GET."""
+        self._reply(self.get)
+
+    def do_POST(self) -> None:
+        """Answer a POST."""
+        self._reply(self.post)
+
+    def do_PUT(self) -> None:
+        """Answer a PUT."""
+        self._reply(self.put)
+
+    def text(self) -> str:
+        """Read the body."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > LARGEST_BODY:
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Content-Length")
+        return self.rfile.read(int(length)).decode("utf-8", "replace")
+
+    def behaviour(self) -> Behaviour:
+        """Read the body as a behaviour."""
+        try:
+            return Behaviour.from_json(json.loads(self.text()))
+        except (ValueError, TypeError) as error:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+    def behave(self, behaviour: Behaviour, ok: Callable[[], Answer]) -> Answer | None:
+        """Answer as a behaviour says, or as ``ok`` does where it says nothing else."""
+        if behaviour.mode in ("slow", "hang"):
+            self.server.closing.wait(behaviour.seconds)
+        if behaviour.mode in ("hang", "close"):
+            return None
+        if behaviour.mode == "status":
+            after = behaviour.retry_after
+            headers = {} if after is None else {"Retry-After": str(after)}
+            return Answer(behaviour.status, {"error": "as I was told"}, headers)
+        return Answer(HTTPStatus.OK, None) if behaviour.mode == "empty" else ok()
+
+    def _reply(self, act: Callable[[], Answer | None]) -> None:
+        if self.server.closing.is_set():  # the service is gone, for connections that were kept, too
+            self.close_connection = True
+            return
+        try:
+            answer = act()
+        except RefusedError as refused:
+            answer = refused.answer
+        if answer is None:
+            self.close_connection = True
+            return
+        content = b"" if answer.body is None else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)  # "Connection: close" also closes it
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: what is worth a line has one already."""
