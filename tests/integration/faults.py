@@ -1,7 +1,8 @@
-"""Kills processes at named points of the code, once: ``celery worker -I tests.integration.faults``.
+"""Kills processes at named points of the code: ``celery worker -I tests.integration.faults``.
 
 Nothing of this is in the product. Which point, who dies and the file that says "done" come from
-the environment; without them this module does nothing.
+the environment; without them this module does nothing. Without a file it strikes every time that
+an argument holds the text ``FAULT_KEY``.
 """
 
 import os
@@ -14,23 +15,26 @@ from typing import Any
 from celery.canvas import Signature
 from kombu.transport import virtual
 
-import tasks.deliver
 import tasks.process
 import tasks.settle
 import tasks.sweep
 from ingest.queue import EventQueue
+from tasks.call import SinkClient
 from tasks.chord import SettlingBackend
 from tasks.claims import Claims
 
 Applies = Callable[..., bool]
 
 
-def strike() -> None:
-    """Kill the victim, unless it has been done before."""
-    try:
-        Path(os.environ["FAULT_FLAG"]).touch(exist_ok=False)
-    except FileExistsError:
+def strike(*args: Any) -> None:
+    """Kill the victim, if it is about this event and has not been done before."""
+    if os.environ.get("FAULT_KEY", "") not in " ".join(a for a in args if isinstance(a, str)):
         return
+    if flag := os.environ.get("FAULT_FLAG"):
+        try:
+            Path(flag).touch(exist_ok=False)
+        except FileExistsError:
+            return
     match os.environ["FAULT_VICTIM"]:
         case "child":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,7 +58,7 @@ def before(owner: Any, name: str, applies: Applies = always) -> Callable[[], Non
         @wraps(original)
         def struck(*args: Any, **kwargs: Any) -> Any:
             if applies(*args, **kwargs):
-                strike()
+                strike(*args)
             return original(*args, **kwargs)
 
         setattr(owner, name, struck)
@@ -72,7 +76,7 @@ def after(owner: Any, name: str, applies: Applies = always) -> Callable[[], None
         def struck(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             if applies(*args, **kwargs):
-                strike()
+                strike(*args)
             return result
 
         setattr(owner, name, struck)
@@ -80,7 +84,7 @@ def after(owner: Any, name: str, applies: Applies = always) -> Callable[[], None
     return arm
 
 
-def _call_to_crm(_session: Any, _url: str, _body: Any, key: str, _policy: Any) -> bool:
+def _call_to_crm(_client: Any, _body: Any, key: str) -> bool:
     return key.endswith(":crm")
 
 
@@ -103,7 +107,7 @@ POINTS = {
     "process: before the claim": before(Claims, "claim"),
     "process: claimed, before the chord": after(Claims, "claim"),
     "process: chord published, before the ack": after(tasks.process, "fan_out"),
-    "deliver: called, before its result": after(tasks.deliver, "post", _call_to_crm),
+    "deliver: called, before its result": after(SinkClient, "post", _call_to_crm),
     "deliver: result, before the chord's count": before(
         SettlingBackend, "on_chord_part_return", _part_of_crm
     ),

@@ -40,6 +40,20 @@ REGION = "us-east-1"
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
+#: One short try a delivery, so that leases can be short; and no breaker in the way.
+ONE_TRY = {
+    f"{sink.upper()}_{name}": value
+    for sink in SINKS
+    for name, value in {
+        "MAX_TRIES": "1",
+        "BACKOFF_CAP_SECONDS": "1",
+        "RETRY_AFTER_CAP_SECONDS": "1",
+        "CONNECT_TIMEOUT_SECONDS": "1",
+        "READ_TIMEOUT_SECONDS": "2",
+        "BREAKER_FAILURES": "1000",
+    }.items()
+}
+
 #: What this shell may be set up for, and the processes under test must not hear of.
 FOREIGN = {variable.name for variable in variables()}
 
