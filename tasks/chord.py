@@ -67,6 +67,12 @@ class SettlingBackend(RedisBackend):
         """Do nothing: a group would subscribe to each result here, and nobody reads results."""
         return result
 
+    def mark_as_failure(self, task_id: str, exc: Any, *args: Any, **kwargs: Any) -> None:
+        """Note a failure; but of what is parked, of which there may be very many, keep nothing."""
+        if isinstance(exc, ParkedError):
+            kwargs["store_result"] = False
+        super().mark_as_failure(task_id, exc, *args, **kwargs)
+
     def on_chord_part_return(
         self, request: Any, state: str, result: Any, propagate: bool | None = None, **kwargs: Any
     ) -> None:

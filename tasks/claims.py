@@ -353,8 +353,8 @@ class Claims:
             raise UnderWayError(f"{new.id} has just changed; look at it again") from None
         return new
 
-    def prolong(self, key: str, version: int) -> None:
-        """Give an overdue claim's holder one more lease, unless it has changed meanwhile.
+    def prolong(self, key: str, version: int, until: int) -> None:
+        """Let an overdue claim's lease end later, unless it has changed meanwhile.
 
         It keeps its version: whoever is about to settle it is not to be held up.
         """
@@ -365,7 +365,7 @@ class Claims:
                 UpdateExpression="SET due_at = :due_at",
                 ConditionExpression="version = :version AND due_at <= :now",
                 ExpressionAttributeValues=_to_attributes(
-                    {":version": version, ":now": _epoch(), ":due_at": self._lease_end()}
+                    {":version": version, ":now": _epoch(), ":due_at": until}
                 ),
             )
 

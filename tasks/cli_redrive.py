@@ -1,19 +1,19 @@
 """``celery -A tasks redrive …``."""
 
 import getpass
+import math
 import re
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand
 
-from tasks.claims import Summary
 from tasks.claims import claims as table
 from tasks.cli import print_line, tell_errors
 from tasks.clock import from_rfc3339, now
@@ -33,11 +33,11 @@ class _Moment(click.ParamType[datetime]):
     name = "time"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
-        if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         try:
+            if ago := re.fullmatch(r"([0-9]{1,9})([smhd])", value):
+                return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
             return from_rfc3339(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail("not a time such as 2026-01-31T12:00:00Z, nor an age such as 90m or 2d")
 
 
@@ -85,38 +85,37 @@ def redrive(
         until=until,
         error=error,
     )
-    if dry_run:
-        _list(keys, selection)
+    if dry_run and not keys:
+        _list(selection)
         return
     chosen = keys or [summary.id for summary in selection.among(table())]
-    answers = _run(chosen, sink, force, rate)
+    answers = _run(chosen, sink, force=force, rate=math.inf if dry_run else rate, dry_run=dry_run)
     said = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
     click.echo(said or "nothing to redrive", err=True)
     if answers["unknown"]:
         raise SystemExit(1)
 
 
-def _list(keys: Sequence[str], selection: Selection) -> None:
-    found: Iterator[Summary] = (
-        (claim.summary() for claim in map(table().get, keys) if claim)
-        if keys
-        else selection.among(table())
-    )
+def _list(selection: Selection) -> None:
     count = 0
-    for count, summary in enumerate(found, start=1):  # noqa: B007 - the last count is what counts
+    for count, summary in enumerate(  # noqa: B007 - the last count is what counts
+        selection.among(table()), start=1
+    ):
         print_line(summary)
-    click.echo(f"{count} would be redriven", err=True)
+    click.echo(f"{count} {Answer.REDRIVABLE}", err=True)
 
 
-def _run(keys: Sequence[str], sink: str | None, force: bool, rate: float) -> Counter[str]:
+def _run(
+    keys: Sequence[str], sink: str | None, *, force: bool, rate: float, dry_run: bool
+) -> Counter[str]:
     """Redrive these, paced; count the answers."""
-    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    options: dict[str, Any] = {"actor": _actor(), "sink": sink, "force": force, "dry_run": dry_run}
     answers: Counter[str] = Counter()
     begun = told = time.monotonic()
     for number, key in enumerate(keys):
         time.sleep(max(0.0, begun + number / rate - time.monotonic()))
         try:
-            answer = redrive_one(table(), rules(), key, actor=actor, sink=sink, force=force)
+            answer = redrive_one(table(), rules(), key, **options)
         except ClaimNotFoundError as error:
             click.echo(str(error), err=True)
             answers["unknown"] += 1
@@ -128,3 +127,11 @@ def _run(keys: Sequence[str], sink: str | None, force: bool, rate: float) -> Cou
             told = time.monotonic()
             click.echo(f"{number + 1} of {len(keys)}", err=True)
     return answers
+
+
+def _actor() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a user that has no name
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from uuid import uuid4
 
 from tasks.claims import Claim, Claims, Summary
 from tasks.clock import from_rfc3339
-from tasks.dispatch import fan_out
-from tasks.errors import ClaimNotFoundError, UnderWayError
+from tasks.dispatch import event_of, fan_out
+from tasks.errors import ClaimNotFoundError, InvalidEventError, UnderWayError
+from tasks.events import InteractionEvent
 from tasks.outcomes import Status, undelivered
 from tasks.process import read_event
 from tasks.registry import MetadataRules
@@ -25,16 +27,18 @@ class Answer(StrEnum):
     """What a redrive of one event came to."""
 
     REDRIVEN = "redriven"  # its deliveries are on their way
+    REDRIVABLE = "would be redriven"  # in a dry run
     NOTHING_TO_DO = "nothing to do"  # the sinks in question have it
     UNDER_WAY = "under way"  # somebody is working on it
-    STILL_INVALID = "still invalid"  # the rules refuse it as before
+    STILL_INVALID = "still invalid"  # the rules of today refuse it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which events a redrive is for: those that some sink lacks, and all of this holds for.
 
-    ``since`` and ``until`` bound the time of receipt; ``error`` is part of a delivery's error.
+    ``since`` and ``until`` bound the time of receipt; ``error`` is part of the error of a delivery
+    that is lacking, to ``sink`` if that is given.
     """
 
     sink: str | None = None
@@ -53,7 +57,8 @@ class Selection:
         received = from_rfc3339(summary.received_at)
         lacking = undelivered(summary.deliveries)
         invalid = summary.status is Status.FAILED and not summary.deliveries
-        errors = [summary.deliveries[sink].error or "" for sink in lacking]
+        concerned = [sink for sink in lacking if self.sink in (None, sink)]
+        errors = [summary.deliveries[sink].error or "" for sink in concerned]
         return (
             (bool(lacking) or invalid)
             and (self.sink is None or self.sink in lacking)
@@ -72,10 +77,12 @@ def redrive(
     actor: str,
     sink: str | None = None,
     force: bool = False,
+    dry_run: bool = False,
 ) -> Answer:
     """Deliver an event again to every sink that lacks it, or to ``sink`` alone.
 
-    ``force`` delivers also to who has it. ``actor`` goes into the audit record.
+    ``force`` delivers also to who has it. ``actor`` goes into the audit record. ``dry_run`` only
+    tells what would come of it.
 
     Raises:
         ClaimNotFoundError: no such claim, or the event does not go to ``sink``.
@@ -84,34 +91,41 @@ def redrive(
     claim = claims.get(key)
     if claim is None:
         raise ClaimNotFoundError(f"no claim of {key}: it never came, or is past its retention")
-    if claim.status is Status.FAILED and not claim.deliveries:
-        return _redrive_invalid(claims, rules, claim, actor)
-    concerned = [sink] if sink else [name for name in claim.deliveries if name in SINKS]
     if sink and sink not in claim.deliveries:
         raise ClaimNotFoundError(f"{key} does not go to {sink}")
-    targets = concerned if force else [s for s in concerned if s in claim.undelivered]
-    if not targets:
-        return Answer.NOTHING_TO_DO
-    try:
-        reopened = claims.reopen(claim, targets, actor=actor, holder=_holder(key))
-    except UnderWayError:
+    if claim.status is Status.PROCESSING:
         return Answer.UNDER_WAY
-    fan_out(reopened)
-    return Answer.REDRIVEN
-
-
-def _redrive_invalid(claims: Claims, rules: MetadataRules, claim: Claim, actor: str) -> Answer:
-    """Read an invalid event anew, by the rules of today."""
-    holder = _holder(claim.id)
-    new, event = read_event(rules, claim.id, envelope_of(claim), claim.received_at, holder)
+    holder = f"{key}.redrive.{uuid4().hex[:8]}"
+    event: InteractionEvent | None
+    if claim.status is Status.FAILED and not claim.deliveries:
+        new, event = read_event(rules, key, envelope_of(claim), claim.received_at, holder)
+        reopen = partial(claims.revive, claim, replace(new, actor=actor))
+    elif targets := _targets(claim, sink, force=force):
+        event = _event_of(claim)
+        reopen = partial(claims.reopen, claim, targets, actor=actor, holder=holder)
+    else:
+        return Answer.NOTHING_TO_DO
     if event is None:
         return Answer.STILL_INVALID
+    if dry_run:
+        return Answer.REDRIVABLE
     try:
-        revived = claims.revive(claim, replace(new, actor=actor))
+        fan_out(reopen(), event)
     except UnderWayError:
         return Answer.UNDER_WAY
-    fan_out(revived, event)
     return Answer.REDRIVEN
+
+
+def _targets(claim: Claim, sink: str | None, *, force: bool) -> list[str]:
+    concerned = [sink] if sink else [name for name in claim.deliveries if name in SINKS]
+    return [name for name in concerned if force or name in claim.undelivered]
+
+
+def _event_of(claim: Claim) -> InteractionEvent | None:
+    try:
+        return event_of(claim)
+    except InvalidEventError:  # it was valid for another release
+        return None
 
 
 def envelope_of(claim: Claim) -> object:
@@ -124,7 +138,3 @@ def envelope_of(claim: Claim) -> object:
     if replay_name and isinstance(envelope, dict):
         envelope["replay-name"] = replay_name
     return envelope
-
-
-def _holder(key: str) -> str:
-    return f"{key}.redrive.{uuid4().hex[:8]}"

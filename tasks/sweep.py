@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,7 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
     """
     holder = str(self.request.id)
     if key is None:
-        taken = sweep_due(claims(), settings(), waiting_since(redis()), holder)
+        taken = sweep_due(claims(), settings(), longest_wait(redis()), holder)
         counters().add("takeovers", taken)
         stats.publish(redis(), stats.collect(claims(), redis()))
         return {"takenOver": taken}
@@ -47,30 +48,28 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
     return {"takenOver": int(take_over(claims(), due, holder))}
 
 
-def waiting_since(redis: Redis) -> float:
-    """Tell since when the next message of the longest queue waits, in seconds since the epoch.
-
-    What was dispatched later may wait behind it still.
-    """
+def longest_wait(redis: Redis) -> int:
+    """Tell how long the next message of the slowest queue has waited, in seconds."""
     pipe = redis.pipeline(transaction=False)
     for queue in QUEUES:
         pipe.lindex(queue, -1)
-    texts = [text for text in pipe.execute() if text]
-    return min((_published_at(text) for text in texts), default=float("inf"))
+    moment = now().timestamp()
+    waits = [moment - (_published_at(text) or moment) for text in pipe.execute() if text]
+    return math.ceil(max([0.0, *waits]))
 
 
-def _published_at(text: str | bytes) -> float:
+def _published_at(text: str) -> float | None:
     try:
         return float(json.loads(text)["headers"]["published_at"])
     except (ValueError, KeyError, TypeError):  # not one of ours
-        return float("inf")
+        return None
 
 
-def sweep_due(claims: Claims, settings: Settings, waiting_since: float, holder: str) -> int:
+def sweep_due(claims: Claims, settings: Settings, longest_wait: int, holder: str) -> int:
     """Take over what is overdue, up to one interval's share; the next sweep goes on from there.
 
-    An event whose messages may still be in a queue is not overdue, however long the queue is:
-    its lease is prolonged.
+    Time that messages spend in queues is not for the holder to answer for: where they wait long
+    (seconds), a lease ends as much later.
     """
     deadline = time.monotonic() + settings.sweep_interval
     share = settings.sweep_rate * settings.sweep_interval
@@ -79,8 +78,9 @@ def sweep_due(claims: Claims, settings: Settings, waiting_since: float, holder: 
         if taken + prolonged == share or time.monotonic() > deadline:
             _log.warning("took over %d claims; more are overdue, for the next sweep", taken)
             break
-        if due.status is Status.PROCESSING and due.dispatched_at >= waiting_since:
-            claims.prolong(due.key, due.version)
+        lease_end = due.dispatched_at + settings.claim_lease + longest_wait
+        if due.status is Status.PROCESSING and lease_end > now().timestamp():
+            claims.prolong(due.key, due.version, until=lease_end)
             prolonged += 1
         else:
             taken += take_over(claims, due, holder)

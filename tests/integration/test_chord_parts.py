@@ -13,7 +13,7 @@ from celery.canvas import Signature
 from celery.exceptions import TaskRevokedError
 
 from tasks.chord import SettlingBackend
-from tasks.errors import DeliveryError
+from tasks.errors import DeliveryError, ParkedError
 from tasks.outcomes import Outcome, Report
 
 from .nodes import RedisContainer, running
@@ -46,14 +46,17 @@ class Chord:
 
     def ends(self, sink: str, state: str, result: Any) -> None:
         """Tell how a delivery ended."""
-        request = Context(
+        self.backend.on_chord_part_return(self.request(sink), state, result)
+
+    def request(self, sink: str) -> Context:
+        """Make what Celery knows of a delivery."""
+        return Context(
             id=f"key.{sink}.1",
             task=f"deliver.{sink}",
             group=self.group,
             chord=dict(self.body),
             retries=0,
         )
-        self.backend.on_chord_part_return(request, state, result)
 
     def delivers(self, sink: str) -> None:
         """A delivery succeeded."""
@@ -140,3 +143,20 @@ def test_what_is_counted_does_not_stay_for_ever(chord: Chord) -> None:
     assert chord.queue.ttl(waiting) > 300
     chord.delivers("analytics")
     assert 0 < chord.queue.ttl(waiting) <= 300
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery
+@pytest.mark.parametrize(
+    ("raised", "outcome", "kept"),
+    [(ParkedError("parked"), "parked", False), (DeliveryError("400 Bad Request"), "failed", True)],
+    ids=["parked", "failed"],
+)
+def test_of_what_is_parked_nothing_is_kept_beside_its_part(
+    chord: Chord, raised: DeliveryError, outcome: str, kept: bool
+) -> None:
+    chord.delivers("analytics")
+    request = chord.request("crm")
+    chord.backend.mark_as_failure(request.id, raised, "traceback", request=request)
+    assert chord.settles() == [{"crm": outcome, "analytics": "delivered"}]
+    results = [name for name in chord.queue.scan_iter("*") if "task-meta" in name]
+    assert len(results) == int(kept)

@@ -4,6 +4,7 @@ import pytest
 
 from tasks.audit import verify
 from tasks.claims import Due
+from tasks.clock import now
 from tasks.errors import UnknownSchemaError
 from tasks.events import canonical_json
 from tasks.outcomes import Status
@@ -16,30 +17,39 @@ from .test_settle import OneClaim, outcomes_of
 #: More dispatches than any setting allows: such a claim is settled, not published.
 WORN_OUT = 10**6
 
-#: Since when the next message in a queue waits, where there is none.
-NOBODY_WAITS = float("inf")
+#: How long the next message in a queue has waited, where there is none.
+NOBODY_WAITS = 0
 
 
 class Overdue:
-    """A table whose every claim is overdue; ``fate`` is what taking one over comes to."""
+    """A table whose every claim is overdue; ``fate`` is what taking one over comes to.
 
-    def __init__(self, keys, fate):
+    They were dispatched ``apart`` seconds after one another, and the first one ``since`` seconds
+    ago.
+    """
+
+    status = Status.PROCESSING
+
+    def __init__(self, keys, fate, *, since=10**6, apart=0):
         self.keys = keys
         self.fate = fate
+        self.dispatched_at = {
+            key: int(now().timestamp()) - since + number * apart for number, key in enumerate(keys)
+        }
         self.tables = {}
-        self.prolonged = []
+        self.prolonged = {}
 
     def due(self):
         for at, key in enumerate(self.keys):
-            yield Due(at, key, 1, Status.PROCESSING, dispatched_at=at)
+            yield Due(at, key, 1, self.status, self.dispatched_at[key])
 
-    def prolong(self, key, version):
+    def prolong(self, key, version, until):
         assert version == 1
-        self.prolonged.append(key)
+        self.prolonged[key] = until
 
     def take_over(self, key, version, holder, *, settled, parked):
         assert version == 1
-        assert not settled
+        assert settled == (self.status is not Status.PROCESSING)
         assert not parked
         claim = self.fate(key)
         if claim:
@@ -105,11 +115,32 @@ def test_what_goes_to_a_sink_that_is_no_more_is_given_up():
     assert outcomes_of(table.tables[EVENT_ID].claim) == {"crm": "delivered", "fax": "failed"}
 
 
-def test_what_may_wait_in_a_queue_gets_one_more_lease():
-    table = Overdue(KEYS, worn_out)
-    assert sweep_due(table, load({}), 4.0, "sweep-1") == 4
-    assert list(table.tables) == KEYS[:4]
-    assert table.prolonged == KEYS[4:]
+LEASE = load({}).claim_lease
+
+
+def test_a_lease_ends_later_by_the_time_that_messages_wait_in_queues():
+    table = Overdue(KEYS, worn_out, since=10_000 + LEASE, apart=1_000)
+    assert sweep_due(table, load({}), 5_500, "sweep-1") == 5
+    assert list(table.tables) == KEYS[:5]
+    assert table.prolonged == {key: table.dispatched_at[key] + LEASE + 5_500 for key in KEYS[5:]}
+
+
+def test_where_nothing_waits_no_lease_is_prolonged():
+    table = Overdue(KEYS, worn_out, since=LEASE + 100)
+    assert sweep_due(table, load({}), NOBODY_WAITS, "sweep-1") == len(KEYS)
+
+
+def test_what_has_settled_is_not_prolonged():
+    table = Overdue(KEYS, worn_out, since=0)
+    table.status = Status.PARTIAL_FAILURE
+    assert sweep_due(table, load({}), 10**6, "sweep-1") == len(KEYS)
+
+
+def test_what_is_prolonged_is_part_of_the_share():
+    settings = load({"SWEEP_RATE": "1", "SWEEP_INTERVAL_SECONDS": "4"})
+    table = Overdue(KEYS, worn_out, since=LEASE + 5)
+    assert sweep_due(table, settings, 10**6, "sweep-1") == 0
+    assert list(table.prolonged) == KEYS[:4]
 
 
 def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
