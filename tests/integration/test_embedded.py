@@ -17,11 +17,13 @@ import boto3
 import psutil
 import pytest
 
+from embedded.cxone import Cxone
 from embedded.samples import make_sample
 from embedded.sessions import session
 from embedded.sinks import SampleSinks
+from embedded.stack import plan
 from tasks.events import EventType
-from tasks.settings import variables
+from tasks.settings import load, variables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,12 +140,27 @@ def test_the_demonstration_passes_and_leaves_nothing_behind(start: Callable[...,
     run = start("data", "--once").wait_ready()
     sessions = run.sessions()
     workers = {"worker1", "deliver.analytics", "deliver.crm", "deliver.compliance"}
-    assert sessions.keys() == {"redis", "aws", "sinks", "beat", "flower", "ingest"} | workers
+    servers = {"redis", "aws", "sinks", "cxone", "beat", "flower", "ingest"}
+    assert sessions.keys() == servers | workers
     assert run.ends() == 0, run.output()
     assert still_there(list(sessions.values())) == []
     assert not (run.data / "ready").exists()
     assert "crm (try 3)" in run.output()
+    assert 'crm got with created: {"agentId": ' in run.output()
+    assert "; crm: without context: CXone has none yet: 404 Not Found" in run.output()
     assert "every sample ended as it should" in run.output()
+
+
+def test_a_cxone_that_is_set_is_used_in_place_of_ours(tmp_path: Path) -> None:
+    ours = plan(tmp_path, {"CXONE_WAIT_SECONDS": "60"})
+    assert ours.own_cxone
+    assert load(ours.environment).cxone
+    assert ours.environment["CXONE_WAIT_SECONDS"] == "60"
+    with Cxone() as cxone:
+        theirs = plan(tmp_path, cxone.settings())
+        assert not theirs.own_cxone
+        assert cxone.settings().items() <= theirs.environment.items()
+        assert "CXONE_DISCOVERY_URL" not in theirs.environment
 
 
 def test_a_broken_demonstration_fails_with_the_reason(start: Callable[..., Run]) -> None:
