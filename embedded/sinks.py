@@ -131,13 +131,15 @@ def _json_or_text(text: str) -> Any:
 
 
 class SampleSinks:
-    """The services on loopback, from ``with`` to its end; port 0 takes a free one."""
+    """The services, on loopback, from ``with`` to its end; port 0 takes a free one."""
 
-    def __init__(self, port: int = 0, names: Sequence[str] = tuple(SINKS)) -> None:
+    def __init__(
+        self, port: int = 0, names: Sequence[str] = tuple(SINKS), host: str = "127.0.0.1"
+    ) -> None:
         """Bind the port; nothing is answered before ``with`` or ``serve``."""
         self._services = {name: _Service() for name in names}
         self._closing = threading.Event()
-        self._server = _Server(("127.0.0.1", port), self._services, self._closing)
+        self._server = _Server((host, port), self._services, self._closing)
         self._thread = threading.Thread(target=self.serve, daemon=True)
 
     def __enter__(self) -> "SampleSinks":
@@ -291,9 +293,11 @@ class _Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m embedded.sinks", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9080)
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    SampleSinks(parser.parse_args().port).serve()
+    SampleSinks(arguments.port, host=arguments.host).serve()
 
 
 if __name__ == "__main__":
