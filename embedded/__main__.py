@@ -7,15 +7,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from embedded.account import Account
 from embedded.infrastructure import ProvisionError
-from embedded.samples import Demonstration, envelope, make_sample
+from embedded.samples import demonstrate, envelope, make_sample
 from embedded.sessions import InUseError, sole_owner
 from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
-from tasks.errors import StoreError
 from tasks.events import EventType
 from tasks.settings import load_or_exit
 from tasks.variables import Role
@@ -77,10 +74,10 @@ def _run(arguments: argparse.Namespace, data: Path, account: Account) -> int:
         _start(supervisor, layout, arguments.workers, account)
         ready.touch()
         if arguments.once:
-            return _demonstrate(supervisor, layout, account)
+            return demonstrate(layout, supervisor.watch, account)
         _tell_where(layout, account)
         if not arguments.no_samples:
-            _demonstrate(supervisor, layout, account)
+            demonstrate(layout, supervisor.watch, account)
         _tell_how(layout, account)
         supervisor.watch(until=lambda: False)
     except StopRequested:
@@ -104,21 +101,6 @@ def _start(supervisor: Supervisor, layout: Plan, workers: int, account: Account)
         provision(layout)
     for stage in stages(layout, workers):
         supervisor.start(stage)
-
-
-def _demonstrate(supervisor: Supervisor, layout: Plan, account: Account) -> int:
-    account.heading("Sample events")
-    try:
-        problems = Demonstration(layout, supervisor, account).run()
-    except (OSError, BotoCoreError, ClientError, StoreError) as error:
-        problems = [f"broken off: {error}"]
-    for problem in problems:
-        account.result(problem, good=False)
-    if problems:
-        account.failure(f"{len(problems)} thing(s) not as they should be")
-        return 1
-    account.result("every sample ended as it should, every sink got what it should", good=True)
-    return 0
 
 
 def _tell_where(layout: Plan, account: Account) -> None:

@@ -1,12 +1,16 @@
 """The table and the way from the bus to ingest, in an emulator, as ``deploy/`` describes them.
 
+``python -m embedded.infrastructure`` does it for a system that docker-compose.yml runs.
+
 ``storage.yaml`` is deployed as it stands. The emulator's CloudFormation refuses connections and
 API destinations, so of ``eventbridge.yaml`` we read the properties of those and of the rule, and
 apply them by API calls.
 """
 
+import argparse
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,9 @@ import boto3
 import yaml
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from tasks.settings import load_or_exit
+from tasks.variables import Role
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -182,3 +189,28 @@ def _long_form(loader: _Loader, name: str, node: yaml.Node) -> dict[str, Any]:
 
 
 _Loader.add_multi_constructor("!", _long_form)
+
+
+def main() -> None:
+    """Provision the endpoint that the environment names."""
+    parser = argparse.ArgumentParser(prog="python -m embedded.infrastructure")
+    parser.add_argument("--ingest-url", required=True, metavar="URL", help="where events go to")
+    arguments = parser.parse_args()
+    settings = load_or_exit(Role.INGEST)
+    assert settings.ingest_api_keys is not None  # noqa: S101 - ingest needs them
+    try:
+        provision(
+            {
+                "AWS_REGION": settings.aws_region,
+                "EVENT_SOURCE": settings.event_source,
+                "PROCESSING_TABLE": settings.processing_table,
+            },
+            ingest_url=arguments.ingest_url,
+            api_key=settings.ingest_api_keys[0].decode(),
+        )
+    except ProvisionError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

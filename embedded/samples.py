@@ -4,17 +4,17 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import boto3
 import requests
+from botocore.exceptions import BotoCoreError, ClientError
 
 from embedded.account import Account
 from embedded.cxone import contact
 from embedded.stack import Plan
-from embedded.supervisor import Supervisor
 from tasks.audit import verify
 from tasks.claims import Claim, claims
 from tasks.clock import now, to_rfc3339
@@ -193,22 +193,41 @@ class _Followed:
         return self.claim is not None and self.claim.status is not Status.PROCESSING
 
 
+#: Waits until a condition holds (True), or for so many seconds (False).
+Watch = Callable[[Callable[[], bool], float], bool]
+
+
+def demonstrate(plan: Plan, watch: Watch, account: Account) -> int:
+    """Run the demonstration, tell how it went, and return the exit code.
+
+    Raises:
+        SupervisorError, StopRequested: whatever ``watch`` does.
+    """
+    account.heading("Sample events")
+    try:
+        problems = Demonstration(plan, watch, account).run()
+    except (OSError, BotoCoreError, ClientError, StoreError) as error:
+        problems = [f"broken off: {error}"]
+    for problem in problems:
+        account.result(problem, good=False)
+    if problems:
+        account.failure(f"{len(problems)} thing(s) not as they should be")
+        return 1
+    account.result("every sample ended as it should, every sink got what it should", good=True)
+    return 0
+
+
 class Demonstration:
     """Puts the samples on the bus and follows each to its end."""
 
-    def __init__(self, plan: Plan, supervisor: Supervisor, account: Account) -> None:
-        """Talk to the system that ``plan`` describes, which ``supervisor`` keeps up meanwhile."""
+    def __init__(self, plan: Plan, watch: Watch, account: Account) -> None:
+        """Talk to the system that ``plan`` describes; ``watch`` looks after it in every wait."""
         self._plan = plan
-        self._supervisor = supervisor
+        self._watch = watch
         self._account = account
 
     def run(self) -> list[str]:
-        """Send, follow, check; return what is not as it should be.
-
-        Raises:
-            SupervisorError: the system did not stay up.
-            StopRequested: a signal came.
-        """
+        """Send, follow, check; return what is not as it should be."""
         environment = self._plan.environment["CURRENT_ENVIRONMENT"]
         samples = all_samples(environment)
         self._tell_crm_to_refuse(samples)
@@ -218,7 +237,7 @@ class Demonstration:
         foreign = envelope(make_sample(EventType.CREATED, "voice", environment), "somebody.else")
         ignored = self._post("foreign source", json.dumps(foreign).encode())
 
-        self._supervisor.watch(until=lambda: self._look_at(followed), seconds=PATIENCE)
+        self._watch(lambda: self._look_at(followed), PATIENCE)
         problems = [
             f"{one.sample.title} ({one.id}): {problem}"
             for one in followed
@@ -237,7 +256,7 @@ class Demonstration:
         samples = [make_sample(EventType.COMPLETED, "voice", environment) for _ in range(OUTAGE)]
         self._tell_crm(mode="status", status=503)
         followed = self._put_on_bus(samples)
-        if not self._supervisor.watch(until=lambda: self._are_parked(followed), seconds=PATIENCE):
+        if not self._watch(lambda: self._are_parked(followed), PATIENCE):
             return [f"crm is down: its deliveries are not parked after {PATIENCE:g} s"]
         self._account.result(
             f"{'crm is down':<32} {OUTAGE} events → analytics, compliance; parked for crm",
@@ -245,7 +264,7 @@ class Demonstration:
         )
         self._tell_crm(mode="ok")
         begun = time.monotonic()
-        if not self._supervisor.watch(until=lambda: self._are_through(followed), seconds=PATIENCE):
+        if not self._watch(lambda: self._are_through(followed), PATIENCE):
             return [f"crm is back: what was parked is not delivered after {PATIENCE:g} s"]
         self._account.result(
             f"{'crm is back':<32} all {OUTAGE} delivered, completed, "
@@ -373,7 +392,7 @@ class Demonstration:
 
     def _problems_of(self, one: _Followed) -> Iterator[str]:
         if one.claim is None or not one.settled:
-            how = "not settled" if one.claim else "not even claimed: see logs/aws.log"
+            how = "not settled" if one.claim else "not even claimed: see the log of aws"
             yield f"after {PATIENCE:g} s {how}"
             return
         yield from claim_problems(one.sample, one.claim)

@@ -83,12 +83,13 @@ def _json_or_text(text: str) -> Any:
 
 
 class SampleSinks:
-    """The services on loopback, from ``with`` to its end; port 0 takes a free one."""
+    """The services, on loopback, from ``with`` to its end; port 0 takes a free one."""
 
     def __init__(
         self,
         port: int = 0,
         names: Sequence[str] = tuple(SINKS),
+        host: str = "127.0.0.1",
         listener: Listener = lambda _name, _received: None,
     ) -> None:
         """Bind the port; nothing is answered before ``with`` or ``serve``.
@@ -96,7 +97,7 @@ class SampleSinks:
         ``listener`` is called before a request is answered, for one request of a service at a time.
         """
         self._services = {name: _Service(name, listener) for name in names}
-        self._server = _Server(port, self._services)
+        self._server = _Server(port, self._services, host)
 
     def __enter__(self) -> "SampleSinks":
         """Start to answer."""
@@ -125,8 +126,8 @@ class SampleSinks:
 
 
 class _Server(Server):
-    def __init__(self, port: int, services: Mapping[str, _Service]) -> None:
-        super().__init__(port, _Handler)
+    def __init__(self, port: int, services: Mapping[str, _Service], host: str) -> None:
+        super().__init__(port, _Handler, host)
         self.services = services
 
 
@@ -165,9 +166,11 @@ class _Handler(Handler):
 def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m embedded.sinks", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9080)
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    SampleSinks(parser.parse_args().port).serve()
+    SampleSinks(arguments.port, host=arguments.host).serve()
 
 
 if __name__ == "__main__":

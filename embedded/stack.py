@@ -155,13 +155,18 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
     )
 
 
-def _credentials(source: Path) -> dict[str, str]:
-    """Return those of the file that ``Plan.to_source`` wrote the last time, else new ones."""
-    made = {
+def new_credentials() -> dict[str, str]:
+    """Make what callers of ingest and readers of Flower identify themselves by."""
+    return {
         "INGEST_API_KEYS": secrets.token_urlsafe(24),
         "FLOWER_BASIC_AUTH": f"operator:{secrets.token_urlsafe(12)}",
         "CXONE_CLIENT_SECRET": secrets.token_urlsafe(24),
     }
+
+
+def _credentials(source: Path) -> dict[str, str]:
+    """Return those of the file that ``Plan.to_source`` wrote the last time, else new ones."""
+    made = new_credentials()
     try:
         words = shlex.split(source.read_text())
     except FileNotFoundError:

@@ -88,15 +88,15 @@ class RefusedError(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """A server on loopback; port 0 takes a free one."""
+    """A server, on loopback unless it is told otherwise; port 0 takes a free one."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, handler: type["Handler"]) -> None:
+    def __init__(self, port: int, handler: type["Handler"], host: str = "127.0.0.1") -> None:
         """Bind the port; nothing is answered before ``start`` or ``serve``."""
-        super().__init__(("127.0.0.1", port), handler)
+        super().__init__((host, port), handler)
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self._thread = threading.Thread(target=self.serve, daemon=True)

@@ -90,6 +90,14 @@ app: Celery = Celery("tasks", task_cls=EventTask)
 app.config_from_object("celeryconfig")
 
 
+@signals.heartbeat_sent.connect
+@signals.after_task_publish.connect(sender="sweep")
+def _give_sign_of_life(**_: Any) -> None:
+    """A worker's loop turns, which it says every 2 s; or beat has sent a sweep."""
+    if file := settings().heartbeat_file:
+        file.touch()
+
+
 @signals.after_setup_logger.connect
 def _set_up_logs(**_: Any) -> None:
     audit.log_to_stdout()

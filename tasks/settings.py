@@ -66,6 +66,13 @@ def _false(text: str) -> bool:
     return False
 
 
+def _file_to_write(text: str) -> Path:
+    path = Path(text)
+    if "\0" in text or not path.parent.is_dir() or path.is_dir():
+        raise ValueError("not a file in a folder that is there")
+    return path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a process of ours is told from outside. Absent ones are None."""
@@ -264,6 +271,12 @@ class Settings:
         "Refused: it would open Flower's API, and its CORS, to everybody.",
         example="(unset)",
     )
+    heartbeat_file: Path | None = _setting(
+        "HEARTBEAT_FILE",
+        _file_to_write,
+        "File that workers and beat touch while they do their work, for health checks by its age.",
+        example="/tmp/heartbeat",  # noqa: S108 - an example
+    )
 
     def wanted_by(self, event_type: EventType) -> list[str]:
         """Name the sinks that an event of this type goes to."""
@@ -378,7 +391,10 @@ def as_markdown() -> str:
         *_HEAD,
         *map(_row, own),
         "",
-        "AWS credentials are found as boto3 finds them.",
+        "AWS credentials are found as boto3 finds them. A secret may also be in a file, which "
+        "`<its name>_FILE` names: "
+        + ", ".join(f"`{variable.name}`" for variable in own if variable.secret)
+        + ", and those of the sinks.",
         "",
         "## Each sink",
         "",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -53,7 +54,7 @@ class Variable(NamedTuple):
         Raises:
             ValueError: what is wrong and an example of right, ready to print.
         """
-        text = environ.get(self.name, "").strip() or self.default
+        text = environ.get(self.name, "").strip() or self._from_file(environ) or self.default
         if text is None:
             if role in self.needed_by:
                 raise ValueError(self.problem("missing"))
@@ -63,6 +64,17 @@ class Variable(NamedTuple):
         except ValueError as error:
             shown = "" if self.secret else f" (it is {text!r})"
             raise ValueError(self.problem(f"{error}{shown}")) from None
+
+    def _from_file(self, environ: Mapping[str, str]) -> str | None:
+        """Read a secret from the file that ``<NAME>_FILE`` names, as containers are handed them."""
+        path = environ.get(f"{self.name}_FILE", "").strip()
+        if not self.secret or not path:
+            return None
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            message = f"{self.name}_FILE: {path} cannot be read: {error.strerror}"
+            raise ValueError(message) from error
 
     def problem(self, what: str) -> str:
         """Say what is wrong with it, and what would be right."""

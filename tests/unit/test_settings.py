@@ -58,6 +58,11 @@ TABLE = {
         [str(SHIPPED)],
         ["/nowhere/rules.json", str(SHIPPED.parent), str(SHIPPED.with_name("settings.py"))],
     ),
+    "HEARTBEAT_FILE": (
+        "heartbeat_file",
+        [str(SHIPPED.with_name("heartbeat"))],
+        ["/nowhere/heartbeat", str(SHIPPED.parent), str(SHIPPED / "heartbeat"), "/"],
+    ),
     "ALLOW_HTTP_SINKS": (
         "allow_http_sinks",
         ["1", "true", "True", "yes", "on", "0", "false", "no", "off"],
@@ -352,6 +357,42 @@ def test_a_secret_is_never_printed(name, value):
 def test_no_secret_however_bent_is_printed(name, value):
     _, error = attempt(load, {name: value})
     assert "s3cr3t" not in str(error)
+
+
+# ── Secrets in files ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def secret(tmp_path):
+    file = tmp_path / "redis-url"
+    file.write_text("redis://:s3cr3t@h\n")
+    return file
+
+
+def test_a_secret_may_be_in_a_file(secret):
+    assert load({"REDIS_URL_FILE": str(secret)}).redis_url == "redis://:s3cr3t@h"
+
+
+def test_a_secret_itself_goes_before_its_file(secret):
+    environ = {"REDIS_URL": "redis://other", "REDIS_URL_FILE": str(secret)}
+    assert load(environ).redis_url == "redis://other"
+
+
+def test_what_is_no_secret_is_in_no_file(secret):
+    assert load({"AWS_REGION_FILE": str(secret)}).aws_region == "us-east-1"
+
+
+def test_a_file_that_cannot_be_read_is_reported(secret):
+    secret.unlink()
+    (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
+    assert problem == f"REDIS_URL_FILE: {secret} cannot be read: No such file or directory"
+
+
+def test_a_wrong_secret_in_a_file_is_not_printed(secret):
+    secret.write_text("ftp://s3cr3t")
+    (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
+    assert problem.startswith("REDIS_URL: not a URL")
+    assert "s3cr3t" not in problem
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=30)))
