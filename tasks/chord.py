@@ -115,7 +115,7 @@ def report_of(request: Any, state: str, result: Any) -> Report:
         attempts=int(request.retries or 0) + called,
         at=to_rfc3339(now()),
         error=_reason(state, result),
-        transient=parked or isinstance(result, TransientDeliveryError),
+        transient=state == states.FAILURE and _may_pass(result),
         response=getattr(result, "response", None),
     )
 
@@ -124,6 +124,16 @@ def _outcome(state: str, parked: bool) -> Outcome:
     if state == states.REVOKED:
         return Outcome.REVOKED
     return Outcome.PARKED if parked else Outcome.FAILED
+
+
+def _may_pass(error: Any) -> bool:
+    """Tell whether it may get through by itself later: all may, but what a sink refused for good.
+
+    Any other error says nothing of the sink: DynamoDB or Redis was away, a time limit struck, or
+    there is a mistake of ours that the next release mends.
+    """
+    refused = isinstance(error, DeliveryError)
+    return not refused or isinstance(error, ParkedError | TransientDeliveryError)
 
 
 def _reason(state: str, result: Any) -> str:

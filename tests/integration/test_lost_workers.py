@@ -34,6 +34,7 @@ RESCUES = {
     "sweep": {"CLAIM_LEASE_SECONDS": "4", "VISIBILITY_TIMEOUT_SECONDS": "3600"},
     "redelivery": {"CLAIM_LEASE_SECONDS": "3600", "VISIBILITY_TIMEOUT_SECONDS": "2"},
     "both": {"CLAIM_LEASE_SECONDS": "4", "VISIBILITY_TIMEOUT_SECONDS": "2"},
+    "neither": {"CLAIM_LEASE_SECONDS": "3600", "VISIBILITY_TIMEOUT_SECONDS": "3600"},
 }
 
 
@@ -52,7 +53,8 @@ def breakable_system(
 ) -> Iterator[System]:
     """A system with beat and short leases."""
     folder = tmp_path_factory.mktemp(rescue)
-    settings = {"SWEEP_INTERVAL_SECONDS": "1", **QUICK, **RESCUES[rescue]}
+    schedule = {"SWEEP_INTERVAL_SECONDS": "1", "REDRIVE_SCHEDULE_SECONDS": "1"}
+    settings = {**schedule, **QUICK, **RESCUES[rescue]}
     with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **settings) as system:
         yield system
 
@@ -97,7 +99,7 @@ def assert_finished(system: System, event: Envelope, claim: Claim) -> None:
     assert "holder" not in system.item(claim.id)
 
 
-@pytest.mark.parametrize("rescue", RESCUES, indirect=True)
+@pytest.mark.parametrize("rescue", ["sweep", "redelivery", "both"], indirect=True)
 def test_a_worker_killed_in_the_middle_of_a_delivery(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
@@ -139,6 +141,18 @@ def test_a_pool_process_killed_in_the_middle_of_a_delivery(
     assert_finished(system, event, system.settled(key))
     assert len(system.calls(event)["crm"]) >= 2
     assert celery_setup.worker.container.status == "running"
+
+
+@pytest.mark.parametrize("rescue", ["neither"], indirect=True)
+def test_a_pool_process_killed_and_dynamodb_away_as_its_delivery_comes_again(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event, key = hang_in_crm(system, sinks)
+    for _ in range(4):  # all tries of the client to count the redelivery
+        system.dynamodb.before_answer("UpdateItem", f"redelivered:{key}.crm.1", lose_the_answer)
+    os.kill(system.pool_process_of(celery_setup.app, f"{key}.crm.1"), signal.SIGKILL)
+    eventually(lambda: system.claim(key).status == "completed", what="it is delivered later")
+    assert [len(calls) for calls in system.calls(event).values()] == [1, 2, 1]
 
 
 def test_a_worker_killed_once_the_claim_is_written(

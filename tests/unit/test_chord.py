@@ -11,6 +11,7 @@ from tasks.errors import (
     ContextMissingError,
     DeliveryError,
     ParkedError,
+    StoreError,
     TransientDeliveryError,
 )
 from tasks.outcomes import Outcome
@@ -37,13 +38,17 @@ def test_a_delivery_that_succeeded_reports_for_itself(said):
         (ConnectionError("https://crm/secret"), "ConnectionError"),
         (WorkerLostError("Worker exited prematurely: signal 9"), "WorkerLostError"),
         (SoftTimeLimitExceeded(), "SoftTimeLimitExceeded"),
+        (StoreError("DynamoDB update_item: away"), "StoreError"),
         (ClaimNotFoundError("no claim of x"), "ClaimNotFoundError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_a_delivery_that_failed_is_reported_with_a_reason_that_is_no_secret(raised, error):
     said = report_of(request(retries=4), states.FAILURE, raised)
-    assert said == report("crm", Outcome.FAILED, attempts=5, error=error, at=said.at)
+    known = {"outcome": Outcome.FAILED, "attempts": 5, "error": error}
+    # Only a sink's refusal is for good: what else went wrong may go right another time.
+    transient = not isinstance(raised, DeliveryError)
+    assert said == report("crm", **known, at=said.at, transient=transient)
 
 
 def test_a_delivery_whose_tries_are_used_up_may_yet_get_through():
@@ -68,7 +73,7 @@ def test_a_delivery_that_waits_for_its_context_made_no_call_and_is_due_again():
 
 def test_a_delivery_that_was_revoked_is_reported_as_such():
     said = report_of(request(), states.REVOKED, TaskRevokedError("revoked"))
-    assert said.outcome is Outcome.REVOKED
+    assert (said.outcome, said.transient) == (Outcome.REVOKED, False)
     assert said.attempts == 0
     assert said.error == "revoked by an operator"
 
