@@ -90,6 +90,33 @@ def shared_system(
         yield system
 
 
+#: The schedule comes round at once a few times, and then no more during a test. The breaker of
+#: analytics waits a second for a probe, that of the CRM for ever; that of compliance never opens.
+PATIENT = {
+    "SWEEP_INTERVAL_SECONDS": "1",
+    "REDRIVE_SCHEDULE_SECONDS": "1,1,1,1,1,1,3600",
+    "ANALYTICS_MAX_TRIES": "1",
+    "ANALYTICS_BREAKER_FAILURES": "2",
+    "ANALYTICS_BREAKER_SECONDS": "1",
+    "CRM_MAX_TRIES": "1",
+    "CRM_BREAKER_FAILURES": "3",
+    "CRM_BREAKER_SECONDS": "3600",
+    "COMPLIANCE_MAX_TRIES": "2",
+    "COMPLIANCE_BACKOFF_CAP_SECONDS": "1",
+    "COMPLIANCE_BREAKER_FAILURES": "1000",
+}
+
+
+@pytest.fixture(scope="session")
+def patient_system(
+    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A system with beat, whose sinks are forgiven much."""
+    folder = tmp_path_factory.mktemp("patient")
+    with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **PATIENT) as system:
+        yield system
+
+
 @pytest.fixture
 def system(shared_system: System) -> System:
     """The system under test."""
