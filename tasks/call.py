@@ -1,8 +1,9 @@
 """One call to a sink: everything that its settings say of it, on the wire."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import requests
 from standardwebhooks import Webhook
@@ -18,12 +19,18 @@ from tasks.settings import settings
 from tasks.sink_settings import SinkSettings
 
 
-class Attempt(NamedTuple):
-    """One call: the headers it was made with, what came back, and an excerpt of that."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One call: the headers it was made with, and what came back."""
 
-    headers: Mapping[str, str]
-    answer: Answer
-    excerpt: str
+    headers: Mapping[str, str] = field(repr=False)
+    answer: Answer = field(repr=False)
+    hidden: Sequence[str] = field(repr=False)
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning of the answer, without ``hidden``."""
+        return excerpt(self.answer.body, self.hidden, whole=self.answer.whole)
 
     @property
     def error(self) -> DeliveryError | None:
@@ -78,7 +85,7 @@ class SinkClient:
             hidden.append(token)
         else:
             answer = self._exchange(data, headers)
-        return Attempt(headers, answer, excerpt(answer.body, hidden, whole=answer.whole))
+        return Attempt(headers=headers, answer=answer, hidden=hidden)
 
     def _exchange(self, data: bytes, headers: Mapping[str, str]) -> Answer:
         policy = self._sink.policy

@@ -16,7 +16,8 @@ from tasks import cxone_settings, registry
 from tasks.cxone_settings import CxoneSettings
 from tasks.errors import SettingsError
 from tasks.events import EventType
-from tasks.sink_settings import SinkSettings, configure, documented, variables_of
+from tasks.sink_settings import SinkSettings, configure
+from tasks.sink_variables import documented, variables_of
 from tasks.sinks import SINKS
 from tasks.variables import (
     Reader,

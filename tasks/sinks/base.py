@@ -54,7 +54,7 @@ class Sink:
 
     Its endpoint is the setting ``<NAME>_ENDPOINT``; its task and queue are ``deliver.<name>``.
     ``wants``, ``policy`` and ``headers`` (sent beside ours) can be set otherwise, as
-    ``tasks/sink_settings.py`` says. With ``context``, its body gets the interaction's context
+    ``tasks/sink_variables.py`` says. With ``context``, its body gets the interaction's context
     under that name, where CXone is set up (``tasks/cxone.py``).
     """
 

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import pytest
@@ -14,6 +15,25 @@ from .loopback import answers, sends_and_closes, sink_that
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 
+OAUTH = {
+    "CRM_OAUTH_TOKEN_URL": "https://login.example.com/s3cr3t",
+    "CRM_OAUTH_CLIENT_ID": "s3cr3t",
+    "CRM_OAUTH_CLIENT_SECRET": "s3cr3t",
+}
+CREDENTIALS = [
+    ({"CRM_BEARER_TOKEN": "s3cr3t"}, "bearer"),
+    ({"CRM_BASIC_AUTH": "user:s3cr3t"}, "basic"),
+    ({"CRM_API_KEY": "X-Key: s3cr3t"}, "API key"),
+    (OAUTH, "OAuth"),
+]
+
+
+class OneToken:
+    """An access token that is there."""
+
+    def get(self):
+        return "s3cr3t-token"
+
 
 @pytest.fixture
 def run(monkeypatch):
@@ -23,9 +43,11 @@ def run(monkeypatch):
 
         def run(command, exit_code=0, **environ):
             settings = load(environ)
-            client = lambda name: SinkClient(settings.sinks[name], session)  # noqa: E731
+            tokens = OneToken() if settings.sinks["crm"].grant else None
+            client = SinkClient(settings.sinks["crm"], session, tokens)
+            others = {name: SinkClient(sink, session) for name, sink in settings.sinks.items()}
             monkeypatch.setattr(cli_sinks, "settings", lambda: settings)
-            monkeypatch.setattr(cli_sinks, "client_of", client)
+            monkeypatch.setattr(cli_sinks, "client_of", (others | {"crm": client}).get)
             result = CliRunner().invoke(cli_sinks.sinks, command.split())
             assert result.exit_code == exit_code, result.output
             return result
@@ -61,22 +83,7 @@ def test_each_sink_is_listed_with_its_policy(run):
     }
 
 
-@pytest.mark.parametrize(
-    ("settings", "kind"),
-    [
-        ({"CRM_BEARER_TOKEN": "s3cr3t"}, "bearer"),
-        ({"CRM_BASIC_AUTH": "user:s3cr3t"}, "basic"),
-        ({"CRM_API_KEY": "X-Key: s3cr3t"}, "API key"),
-        (
-            {
-                "CRM_OAUTH_TOKEN_URL": "https://login.example.com/s3cr3t",
-                "CRM_OAUTH_CLIENT_ID": "s3cr3t",
-                "CRM_OAUTH_CLIENT_SECRET": "s3cr3t",
-            },
-            "OAuth",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("settings", "kind"), CREDENTIALS)
 @pytest.mark.parametrize("command", ["list", "list --json"])
 def test_how_a_sink_is_called_is_listed_without_secrets(run, command, settings, kind):
     output = run(
@@ -132,18 +139,18 @@ def test_the_sample_is_of_a_type_that_the_sink_gets(run, name, kind):
     assert body["interactionId"].startswith("test-")
 
 
+@pytest.mark.parametrize(("settings", "_kind"), CREDENTIALS)
 @pytest.mark.parametrize("command", ["test crm", "test crm --json"])
-def test_an_exchange_is_shown_without_secrets(run, command):
-    settings = {
-        "CRM_BEARER_TOKEN": "s3cr3t",
-        "CRM_HEADERS": '{"X-Tenant": "s3cr3t"}',
-        "CRM_SIGNING_SECRETS": SECRET,
-    }
+def test_an_exchange_is_shown_without_secrets(run, command, settings, _kind):
+    headers, signing = '{"X-Tenant": "s3cr3t"}', {"CRM_SIGNING_SECRETS": SECRET}
     with sink_that(answers("200 OK", body=b"thanks, s3cr3t")) as sink:
-        output = run(command, CRM_ENDPOINT=sink.url, **settings).stdout
-    for shown in ("Authorization", "X-Tenant", "***", "webhook-signature", "test-", "thanks, …"):
-        assert shown in output
-    assert "s3cr3t" not in output
+        result = run(command, CRM_ENDPOINT=sink.url, CRM_HEADERS=headers, **signing, **settings)
+    name = "X-Key" if "CRM_API_KEY" in settings else "Authorization"
+    assert sink.requests[0].headers[name]
+    for shown in (name, "X-Tenant", "***", "webhook-signature", "test-", "thanks, …"):
+        assert shown in result.stdout
+    assert "s3cr3t" not in result.stdout
+    assert base64.b64encode(b"user:s3cr3t").decode() not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tasks import settings as module
 from tasks.errors import SettingsError
 from tasks.registry import SHIPPED
 from tasks.settings import Settings, as_markdown, load, load_or_exit, variables
-from tasks.sink_settings import variables_of
+from tasks.sink_variables import variables_of
 from tasks.sinks import SINKS
 from tasks.variables import Role
 

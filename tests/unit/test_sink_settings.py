@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tasks.errors import SettingsError
 from tasks.events import EventType
 from tasks.settings import load
-from tasks.sink_settings import configure, documented, variables_of
+from tasks.sink_settings import configure
+from tasks.sink_variables import documented, variables_of
 from tasks.sinks import SINKS, Policy, Sink
 from tasks.variables import Reader, Role
 
