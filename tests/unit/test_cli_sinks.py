@@ -31,8 +31,8 @@ CREDENTIALS = [
 class OneToken:
     """An access token that is there."""
 
-    def get(self):
-        return "s3cr3t-token"
+    def use(self, call):
+        return call("s3cr3t-token"), "s3cr3t-token"
 
 
 @pytest.fixture
