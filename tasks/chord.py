@@ -98,13 +98,15 @@ def report_of(request: Any, state: str, result: Any) -> Report:
         return Report.from_json(result)
     parked = isinstance(result, ParkedError)
     called = state == states.FAILURE and not parked
+    refused = isinstance(result, DeliveryError) and not isinstance(result, TransientDeliveryError)
     return Report(
         sink=str(request.task).removeprefix("deliver."),
         outcome=_outcome(state, parked),
         attempts=int(request.retries or 0) + called,
         at=to_rfc3339(now()),
         error=_reason(state, result),
-        transient=parked or isinstance(result, TransientDeliveryError),
+        # Nobody but the sink can refuse an event for good: what went wrong on our side may pass.
+        transient=parked or (called and not refused),
         response=getattr(result, "response", None),
     )
 
