@@ -10,11 +10,18 @@ from typing import Any
 from celery import Task
 
 from tasks.claims import claims
+from tasks.errors import StoreError
 from tasks.settings import settings
 
 
 def lost_too_often(task: Task[Any, Any]) -> bool:
-    """Tell whether the workers of this message died so often that it must be the message."""
+    """Tell whether the workers of this message died so often that it must be the message.
+
+    Where DynamoDB does not answer, this time is not counted: that stops no delivery.
+    """
     if not (task.request.delivery_info or {}).get("redelivered"):
         return False
-    return claims().count_redelivery(str(task.request.id)) >= settings().max_dispatches
+    try:
+        return claims().count_redelivery(str(task.request.id)) >= settings().max_dispatches
+    except StoreError:
+        return False

@@ -1,10 +1,10 @@
-"""A tap on the wire between workers and DynamoDB: counts calls, and lets answers go astray."""
+"""A tap on the wire between workers and DynamoDB: counts calls, and does what networks do."""
 
 import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +22,19 @@ class LostAnswerError(Exception):
     """Raised by an action to keep an answer from arriving."""
 
 
+class HalfAnswerError(Exception):
+    """Raised by an action to break an answer off in its middle."""
+
+
+class FalseAnswerError(Exception):
+    """Raised by an action to give another answer."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__()
+        self.status = status
+        self.body = body
+
+
 Action = Callable[[], None]
 
 
@@ -34,6 +47,21 @@ def lose_the_answer() -> None:
     raise LostAnswerError
 
 
+def break_the_answer_off() -> None:
+    """An action: only half of it arrives."""
+    raise HalfAnswerError
+
+
+def answer_with(status: int, error: str) -> Action:
+    """Make an action: DynamoDB answers with this error."""
+    kind = f"com.amazonaws.dynamodb.v20120810#{error}"
+
+    def act() -> None:
+        raise FalseAnswerError(status, json.dumps({"__type": kind, "message": "false"}).encode())
+
+    return act
+
+
 class Wiretap:
     """A proxy on loopback in front of an AWS endpoint, from ``with`` to its end."""
 
@@ -41,14 +69,19 @@ class Wiretap:
         """Listen; ``target`` is the endpoint's URL."""
         self.target = urlsplit(target).netloc
         self._calls: list[Call] = []
-        self._actions: dict[tuple[str, str], list[Action]] = {}
+        self._before_call: dict[tuple[str, str], list[Action]] = {}
+        self._before_answer: dict[tuple[str, str], list[Action]] = {}
         self._on_arrival: Action = do_nothing
         self._on_answer: Action = do_nothing
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._away = False
+        self._listen(0)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _listen(self, port: int) -> None:
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.tap = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05])
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "Wiretap":
         """Start to answer."""
@@ -61,6 +94,18 @@ class Wiretap:
         self._server.server_close()
         self._thread.join()
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Refuse connections, and cut off those that there are."""
+        self._away = True
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self._listen(self._server.server_port)
+            self._away = False
+            self.__enter__()
+
     def calls(self, key: str) -> list[str]:
         """Name the operations on one claim, in their order, and those that name no claim."""
         with self._lock:
@@ -70,12 +115,18 @@ class Wiretap:
         """Count from here on."""
         with self._lock:
             self._calls.clear()
-            self._actions.clear()
+            self._before_call.clear()
+            self._before_answer.clear()
 
-    def before_answer(self, operation: str, key: str, action: Action) -> None:
-        """Once DynamoDB has done this to that claim, act before the answer is passed on; once."""
+    def before_call(self, operation: str, key: str, action: Action, times: int = 1) -> None:
+        """When DynamoDB is asked to do this to that claim, act before the call is passed on."""
         with self._lock:
-            self._actions.setdefault((operation, key), []).append(action)
+            self._before_call.setdefault((operation, key), []).extend([action] * times)
+
+    def before_answer(self, operation: str, key: str, action: Action, times: int = 1) -> None:
+        """Once DynamoDB has done this to that claim, act before the answer is passed on."""
+        with self._lock:
+            self._before_answer.setdefault((operation, key), []).extend([action] * times)
 
     def on_every_call(self, *, arrival: Action = do_nothing, answer: Action = do_nothing) -> None:
         """Act before each call is passed on, and before each answer is; until told otherwise.
@@ -85,15 +136,19 @@ class Wiretap:
         """
         self._on_arrival, self._on_answer = arrival, answer
 
-    def arrive(self) -> None:
-        """Act before a call is passed on."""
-        self._on_arrival()
+    def arrive(self, operation: str, key: str | None) -> Action:
+        """Tell what to do before a call is passed on."""
+        if self._away:
+            return lose_the_answer
+        with self._lock:
+            waiting = self._before_call.get((operation, key or ""))
+            return waiting.pop(0) if waiting else self._on_arrival
 
     def note(self, call: Call) -> Action:
         """Count a call, and tell what to do before it is answered."""
         with self._lock:
             self._calls.append(call)
-            waiting = self._actions.get((call.operation, call.key or ""))
+            waiting = self._before_answer.get((call.operation, call.key or ""))
             return waiting.pop(0) if waiting else self._on_answer
 
 
@@ -117,20 +172,27 @@ class _Handler(BaseHTTPRequestHandler):
         """Every call of DynamoDB is one."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+        key = _key_of(json.loads(body))
+        headers: list[tuple[str, str]] = []
+        half = False
         try:
-            self.server.tap.arrive()
+            self.server.tap.arrive(operation, key)()
             status, headers, answer = self._ask(body)
-            self.server.tap.note(Call(operation, _key_of(json.loads(body)), status))()
+            self.server.tap.note(Call(operation, key, status))()
         except LostAnswerError:
             self.close_connection = True
             return
+        except HalfAnswerError:
+            half = self.close_connection = True
+        except FalseAnswerError as false:
+            status, headers, answer = false.status, [], false.body
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in ("connection", "transfer-encoding", "content-length", "date"):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(answer[: len(answer) // 2] if half else answer)
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.server.tap.target, timeout=10)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from tasks import poison
+from tasks.errors import StoreError
 from tasks.settings import load
 
 
@@ -40,3 +41,11 @@ def test_a_message_that_comes_again_is_given_up_at_its_third_loss(counter):
     assert [poison.lost_too_often(again) for _ in range(4)] == [False, False, True, True]
     assert not poison.lost_too_often(task({"redelivered": True}, "id-2"))
     assert counter.sums == {"id-1": 4, "id-2": 1}
+
+
+def test_a_store_that_cannot_count_stops_nothing(counter, monkeypatch):
+    def count_redelivery(_task_id):
+        raise StoreError("DynamoDB update_item: away")
+
+    monkeypatch.setattr(counter, "count_redelivery", count_redelivery)
+    assert not poison.lost_too_often(task({"redelivered": True}))

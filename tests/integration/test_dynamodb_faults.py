@@ -1,0 +1,135 @@
+"""DynamoDB behind a bad network, or in trouble: tasks try again, and each event is done once.
+
+Every fault lasts longer than the SDK's own tries, so that it is Celery's that get through.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from pytest_celery import CeleryTestSetup
+
+from embedded.sinks import SampleSinks
+
+from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from .system import System, TaskEvents
+from .waiting import eventually
+from .wiretap import Action, Wiretap, answer_with, break_the_answer_off, lose_the_answer
+
+#: One more than the SDK makes.
+TRIES = 5
+
+#: What happens to a call on its way there, and to an answer on its way back.
+ON_THE_WAY_THERE: dict[str, Action] = {
+    "dropped": lose_the_answer,
+    "500": answer_with(500, "InternalServerError"),
+    "503": answer_with(503, "ServiceUnavailable"),
+    "throttled": answer_with(400, "ThrottlingException"),
+    "over capacity": answer_with(400, "ProvisionedThroughputExceededException"),
+}
+ON_THE_WAY_BACK: dict[str, Action] = {"lost": lose_the_answer, "cut": break_the_answer_off}
+
+#: The answer comes when nobody waits for it any more; once, since each time takes a while.
+TOO_LATE = "too late"
+
+FAULTS = [*ON_THE_WAY_THERE, *ON_THE_WAY_BACK, TOO_LATE]
+
+#: The writes of an event, and the task that makes each.
+WRITES = {"PutItem": "process", "UpdateItem": "settle"}
+
+
+@pytest.fixture(scope="module")
+def troubled_system(
+    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A system in which nothing but the tasks themselves tries again."""
+    folder = tmp_path_factory.mktemp("troubled")
+    system = System(folder, aws_url=aws_url, sinks=sample_sinks)
+    system.worker = system.make_worker("worker", "--concurrency", "8")
+    with system:
+        yield system
+
+
+@pytest.fixture
+def system(troubled_system: System, sinks: SampleSinks) -> System:
+    """The same."""
+    return troubled_system
+
+
+@pytest.fixture(scope="module")
+def troubled(troubled_system: System) -> dict[tuple[str, str], Envelope]:
+    """An event for each fault of each write: all under way at once."""
+    events = {(write, fault): envelope() for write in WRITES for fault in FAULTS}
+    for (write, fault), event in events.items():
+        arm(troubled_system.dynamodb, write, fault, event["id"])
+        troubled_system.accept(event)
+    return events
+
+
+def arm(dynamodb: Wiretap, write: str, fault: str, key: str) -> None:
+    """Let a fault happen to this write of an event."""
+    if fault in ON_THE_WAY_THERE:
+        dynamodb.before_call(write, key, ON_THE_WAY_THERE[fault], TRIES)
+    elif fault in ON_THE_WAY_BACK:
+        dynamodb.before_answer(write, key, ON_THE_WAY_BACK[fault], TRIES)
+    else:
+        dynamodb.before_answer(write, key, partial(time.sleep, 6))
+
+
+def assert_done_once(system: System, event: Envelope) -> None:
+    """One claim, one call of each sink, one record; nothing left to do."""
+    claim = system.settled(event["id"], 60)
+    assert (claim.status, claim.generation) == ("completed", 1)
+    assert {sink: len(calls) for sink, calls in system.calls(event).items()} == dict.fromkeys(
+        SINKS, 1
+    )
+    assert len(claim.audit) == 1
+    assert_chain_holds(list(claim.audit))
+    assert claim.id not in system.due()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_that_does_not_get_through(
+    system: System, troubled: dict[tuple[str, str], Envelope], write: str, fault: str
+) -> None:
+    event = troubled[write, fault]
+    task_id = f"{event['id']}.{WRITES[write]}."
+    system.task_events.wait_for(task_id, "succeeded")
+    assert_done_once(system, event)
+    assert ("retried" in system.task_events.types(task_id)) == (fault != TOO_LATE)
+
+
+def test_away_for_a_while(system: System, sinks: SampleSinks, task_events: TaskEvents) -> None:
+    sinks.behave("crm", "slow", seconds=1)
+    claimed = [envelope() for _ in range(4)]
+    for event in claimed:
+        system.accept(event)
+    eventually(lambda: all(system.calls(event)["crm"] for event in claimed))
+    with system.dynamodb.away():
+        new = [envelope() for _ in range(4)]
+        for event in new:
+            system.accept(event)
+        for task, under_way in (("settle", claimed), ("process", new)):
+            for event in under_way:
+                task_events.wait_for(f"{event['id']}.{task}.", "retried")
+        assert [system.calls(event)["crm"] for event in new] == [[]] * 4
+    for event in claimed + new:
+        assert_done_once(system, event)
+
+
+def test_a_delivery_whose_worker_dies_meanwhile(
+    system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
+) -> None:
+    event = envelope()
+    sinks.behave("crm", "hang", seconds=60, times=1)
+    key = system.accept(event)
+    eventually(lambda: system.calls(event)["crm"])
+    with system.dynamodb.away():  # so that nobody can count that the message came again
+        child = system.pool_process_of(celery_setup.app, f"{key}.crm.1")
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: len(system.calls(event)["crm"]) == 2, what="it is delivered again")
+    assert system.settled(key, 60).status == "completed"
