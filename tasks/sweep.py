@@ -78,8 +78,10 @@ def sweep_due(claims: Claims, settings: Settings, longest_wait: int, holder: str
         if taken + prolonged == share or time.monotonic() > deadline:
             _log.warning("took over %d claims; more are overdue, for the next sweep", taken)
             break
-        lease_end = due.dispatched_at + settings.claim_lease + longest_wait
-        if due.status is Status.PROCESSING and lease_end > now().timestamp():
+        moment = int(now().timestamp())
+        # It is over; the setting may have been a shorter one then.
+        lease_end = min(moment, due.dispatched_at + settings.claim_lease) + longest_wait
+        if due.status is Status.PROCESSING and lease_end > moment:
             claims.prolong(due.key, due.version, until=lease_end)
             prolonged += 1
         else:

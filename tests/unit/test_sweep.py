@@ -130,6 +130,11 @@ def test_where_nothing_waits_no_lease_is_prolonged():
     assert sweep_due(table, load({}), NOBODY_WAITS, "sweep-1") == len(KEYS)
 
 
+def test_a_lease_that_was_shorter_then_is_over_all_the_same():
+    table = Overdue(KEYS, worn_out, since=LEASE - 100)
+    assert sweep_due(table, load({}), NOBODY_WAITS, "sweep-1") == len(KEYS)
+
+
 def test_what_has_settled_is_not_prolonged():
     table = Overdue(KEYS, worn_out, since=0)
     table.status = Status.PARTIAL_FAILURE
