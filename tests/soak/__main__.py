@@ -35,7 +35,8 @@ def _soak(folder: Path, options: Options) -> bool:
     with ExitStack() as stack:
         aws = stack.enter_context(running(EmulatorContainer(folder)))
         sinks = stack.enter_context(SampleSinks(listener=ledger.note))
-        system = System(folder, aws_url=aws.url, sinks=sinks, beat=True, listen=False, **SETTINGS)
+        settings = {**SETTINGS, "TMPDIR": str(folder)}  # who is killed leaves things there
+        system = System(folder, aws_url=aws.url, sinks=sinks, beat=True, listen=False, **settings)
         system.worker = system.make_worker("worker", *CONCURRENCY)
         stack.enter_context(system)
         soak = Soak(system, ledger, options, lambda line: print(line, flush=True))

@@ -18,7 +18,7 @@ from tests.integration.system import System
 from .chaos import FAULTS, KILLS, Chaos, Disruption, plan
 from .ledger import Ledger
 from .load import Load, events
-from .verdict import Verdict, due, rest
+from .verdict import END_OF_TIME, Verdict, rest
 
 #: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
 SETTINGS = {
@@ -128,12 +128,12 @@ class Soak:
     def _progress(self, seconds: float) -> None:
         self.system.dynamodb.forget()
         accepted = len(self.load.accepted)
-        under_way = due(self.system.claims)
-        overdue = sum(at < time.time() for at in under_way.values())
+        left = [entry.at for entry in self.system.claims.due(until=END_OF_TIME)]
+        overdue = sum(at < time.time() for at in left)
         kills, faults = self._count(KILLS), self._count(FAULTS)
         self._tell(
             f"{seconds:5.0f} s  accepted {accepted} ({accepted / seconds:.1f}/s)"
-            f"  settled {accepted - len(under_way) - self._waiting()}  overdue {overdue}"
+            f"  settled {accepted - len(left) - self._waiting()}  overdue {overdue}"
             f"  kills {kills.total()}  faults {faults.total()}"
         )
 

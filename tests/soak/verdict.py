@@ -97,7 +97,7 @@ def rest(
             if not left:
                 break
             time.sleep(PAUSE)
-    for key in set(due(claims)) - verdict.problems.keys():
+    for key in {entry.key for entry in claims.due(until=END_OF_TIME)} - verdict.problems.keys():
         verdict.problems[key] = ["is in the index of what is due"]
     kept = Counter(summary.id for summary in claims.received())
     for key in kept.keys() - accepted.keys():
@@ -105,11 +105,3 @@ def rest(
     for key in accepted.keys() - kept.keys() - verdict.problems.keys():
         verdict.problems[key] = ["is not in the index of what was received"]
     return verdict
-
-
-def due(claims: Claims) -> dict[str, int]:
-    """Everything that has something left to do, and when it is due, in seconds since the epoch."""
-    entries = [*claims.due(until=END_OF_TIME)]
-    for sink in SINKS:
-        entries += claims.parked(sink, until=END_OF_TIME)
-    return {entry.key: entry.at for entry in entries}
