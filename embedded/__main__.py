@@ -17,7 +17,7 @@ from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
 from tasks.errors import StoreError
 from tasks.events import EventType
-from tasks.settings import load_or_exit
+from tasks.settings import load_or_exit, settings
 from tasks.variables import Role
 
 
@@ -122,7 +122,7 @@ def _demonstrate(supervisor: Supervisor, layout: Plan, account: Account) -> int:
 
 
 def _tell_where(layout: Plan, account: Account) -> None:
-    user, _, password = layout.environment["FLOWER_BASIC_AUTH"].partition(":")
+    user, _, password = (settings().flower_basic_auth or "").partition(":")
     account.heading("Ready")
     account.say(f"  {'Flower':<18} {layout.flower_url}   user {user}, password {password}")
     account.say(f"  {'ingest':<18} {layout.ingest_url}/events   x-api-key {layout.api_key}")
