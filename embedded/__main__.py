@@ -14,7 +14,7 @@ from embedded.sessions import InUseError, sole_owner
 from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
 from tasks.events import EventType
-from tasks.settings import load_or_exit
+from tasks.settings import load_or_exit, settings
 from tasks.variables import Role
 
 
@@ -104,7 +104,7 @@ def _start(supervisor: Supervisor, layout: Plan, workers: int, account: Account)
 
 
 def _tell_where(layout: Plan, account: Account) -> None:
-    user, _, password = layout.environment["FLOWER_BASIC_AUTH"].partition(":")
+    user, _, password = (settings().flower_basic_auth or "").partition(":")
     account.heading("Ready")
     account.say(f"  {'Flower':<18} {layout.flower_url}   user {user}, password {password}")
     account.say(f"  {'ingest':<18} {layout.ingest_url}/events   x-api-key {layout.api_key}")

@@ -21,7 +21,7 @@ from embedded import infrastructure
 from embedded.cxone import TENANT
 from embedded.supervisor import Part, SupervisorError, answers, says
 from tasks import cxone_settings
-from tasks.settings import variables
+from tasks.settings import settings, variables
 from tasks.sinks import SINKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +61,7 @@ class Plan:
     @property
     def api_key(self) -> str:
         """A key that ingest accepts."""
-        return self.environment["INGEST_API_KEYS"].split(",")[0].strip()
+        return (settings().ingest_api_keys or (b"",))[0].decode()
 
     def endpoint(self, sink: str) -> str:
         """Return a sink's URL."""
@@ -69,11 +69,11 @@ class Plan:
 
     def to_source(self) -> str:
         """Return the file to source: each setting, and where ``celery`` is found."""
-        settings = {variable.name for variable in variables()} | {"NO_PROXY"}
+        known = {variable.name for variable in variables()} | {"NO_PROXY"}
         lines = [
             f"export {name}={shlex.quote(value)}"
             for name, value in sorted(self.environment.items())
-            if name in settings or name.startswith("AWS_")
+            if name in known or name.startswith("AWS_")
         ]
         if self.own_emulator:
             lines.append(f"unset {' '.join(_PAST_THE_EMULATOR)}")
@@ -90,6 +90,8 @@ _PAST_THE_EMULATOR = (
     "AWS_ENDPOINT_URL_CLOUDFORMATION",
     "AWS_ENDPOINT_URL_DYNAMODB",
     "AWS_ENDPOINT_URL_EVENTBRIDGE",
+    "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+    "AWS_ENDPOINT_URL_SQS",
 )
 
 
@@ -106,8 +108,8 @@ _IMPATIENT = {
 
 def plan(data: Path, environ: Mapping[str, str]) -> Plan:
     """Settle what is to run. Credentials made for ``data`` before are used again."""
-    settings = {variable.name for variable in variables()}
-    environment = {name: value for name, value in environ.items() if value or name not in settings}
+    known = {variable.name for variable in variables()}
+    environment = {name: value for name, value in environ.items() if value or name not in known}
     own_redis = "REDIS_URL" not in environment
     own_emulator = "AWS_ENDPOINT_URL" not in environment
     own_sinks = tuple(n for n, sink in SINKS.items() if sink.endpoint_variable not in environment)

@@ -15,7 +15,7 @@ from gunicorn.app.base import BaseApplication
 
 from ingest.queue import EventQueue
 from ingest.wsgi import Ingest
-from tasks.settings import Settings, load_or_exit
+from tasks.settings import Settings, load_or_exit, settings
 from tasks.variables import Role
 
 THREADS = 16
@@ -81,12 +81,12 @@ def main() -> None:
         description="The endpoint for EventBridge API destinations. "
         "Its settings come from the environment: see docs/settings.md.",
     ).parse_args()
-    settings = load_or_exit(Role.INGEST)
+    load_or_exit(Role.INGEST)
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
     )
     logging.getLogger("gunicorn.error").addFilter(_is_not_silence)
-    Server(settings).run()
+    Server(settings()).run()  # read before the fork: a worker that starts later asks for no secret
 
 
 if __name__ == "__main__":

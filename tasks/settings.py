@@ -397,6 +397,11 @@ def as_markdown() -> str:
         + ", ".join(f"`{variable.name}`" for variable in own if variable.secret)
         + ", and those of the sinks.",
         "",
+        "In place of the value of one marked †, which may be a secret, the ARN of a secret in AWS "
+        "Secrets Manager can stand: `arn:aws:secretsmanager:…:secret:NAME`, or with `#KEY` behind "
+        "it for a field of a JSON object. It is read when a process starts; if that fails, it does "
+        "not start.",
+        "",
         "## Each sink",
         "",
         f"`<NAME>` is one of {', '.join(name.upper() for name in SINKS)}; see [sinks](sinks.md).",
@@ -419,7 +424,8 @@ def _row(variable: Variable) -> str:
     value = "the one shipped" if variable.name == "METADATA_REGISTRY" else variable.default
     default = f"`{value}`" if value else "–"
     needed = ", ".join(sorted(variable.needed_by))
-    return f"| `{variable.name}` | {variable.doc} | {default} | `{variable.example}` | {needed} |"
+    name = f"`{variable.name}`" + (" †" if variable.secret else "")
+    return f"| {name} | {variable.doc} | {default} | `{variable.example}` | {needed} |"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from tasks.secretsmanager import Secrets, is_arn
+
 #: What may stand between ``celery`` and its command, and takes the next word.
 _CELERY_OPTIONS_WITH_VALUE = frozenset(
     {"-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir"}
@@ -38,7 +40,7 @@ class Role(StrEnum):
 
 
 class Variable(NamedTuple):
-    """One environment variable."""
+    """One environment variable. If it is a ``secret``, it may name one (``secretsmanager``)."""
 
     name: str
     doc: str
@@ -48,7 +50,7 @@ class Variable(NamedTuple):
     needed_by: frozenset[Role] = frozenset()
     secret: bool = False
 
-    def read(self, environ: Mapping[str, str], role: Role | None) -> Any:
+    def read(self, environ: Mapping[str, str], role: Role | None, secrets: Secrets) -> Any:
         """Return its value, or None where it is absent and this role can do without.
 
         Raises:
@@ -60,7 +62,7 @@ class Variable(NamedTuple):
                 raise ValueError(self.problem("missing"))
             return None
         try:
-            return self.parse(text)
+            return self.parse(secrets.read(text) if self.secret and is_arn(text) else text)
         except ValueError as error:
             shown = "" if self.secret else f" (it is {text!r})"
             raise ValueError(self.problem(f"{error}{shown}")) from None
@@ -88,11 +90,12 @@ class Reader:
         self.problems: list[str] = []
         self._environ = environ
         self._role = role
+        self._secrets = Secrets()
 
     def read(self, variable: Variable) -> Any:
         """Return a variable's value; None where it is absent, or wrong, which is then noted."""
         try:
-            return variable.read(self._environ, self._role)
+            return variable.read(self._environ, self._role, self._secrets)
         except ValueError as error:
             self.problems.append(str(error))
             return None

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 from celery import Celery
@@ -14,7 +14,7 @@ from tasks.claims import Claim
 from tasks.clock import from_rfc3339
 
 from .envelopes import SINKS, Envelope, assert_chain_holds, envelope, typed_event
-from .system import System
+from .system import System, aws
 from .waiting import eventually
 
 NONE_YET = "CXone has none yet: 404 Not Found"
@@ -52,9 +52,11 @@ def start(
                 tmp_path_factory.mktemp("contexts"),
                 aws_url=aws_url,
                 sinks=sample_sinks,
-                **shared_cxone.settings(),
-                CXONE_READ_TIMEOUT_SECONDS="1",
-                **settings,
+                **{
+                    **shared_cxone.settings(),
+                    "CXONE_READ_TIMEOUT_SECONDS": "1",
+                    **settings,
+                },
             )
             return stack.enter_context(described)
 
@@ -68,9 +70,12 @@ def shared_system(start: Start) -> System:
 
 
 @pytest.fixture(scope="module")
-def patient_system(start: Start) -> System:
-    """A system whose events wait for their context for an hour."""
-    return start(CXONE_WAIT_SECONDS="3600")
+def patient_system(start: Start, aws_url: str, shared_cxone: Cxone) -> System:
+    """A system whose events wait for their context for an hour, and whose secret is kept by AWS."""
+    _, _, secret = shared_cxone.client.partition(":")
+    with closing(aws("secretsmanager", aws_url)) as client:
+        kept = client.create_secret(Name="cxone-client", SecretString=json.dumps({"key": secret}))
+    return start(CXONE_WAIT_SECONDS="3600", CXONE_CLIENT_SECRET=f"{kept['ARN']}#key")
 
 
 def id_of(event: Envelope) -> str:

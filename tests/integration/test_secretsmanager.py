@@ -1,0 +1,176 @@
+"""Secrets that settings name by ARN, from an emulator of AWS Secrets Manager."""
+
+import base64
+import json
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from tasks.errors import SettingsError
+from tasks.settings import load
+
+from .nodes import ROOT, free_port, python
+from .system import CREDENTIALS, REGION, aws, environment
+from .waiting import PATIENCE
+
+SECRET = "s3cr3t-of-many-letters"
+
+Keep = Callable[..., str]
+
+
+@pytest.fixture
+def keep(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
+    """Keep a secret, and give its ARN; this process finds it as one of ours would."""
+    for name, value in {"AWS_ENDPOINT_URL": aws_url, **CREDENTIALS}.items():
+        monkeypatch.setenv(name, value)
+    with closing(aws("secretsmanager", aws_url)) as client:
+
+        def keep(text: str | None = None, **options: Any) -> str:
+            options = options or {"SecretString": text}
+            return str(client.create_secret(Name=f"cxone/{uuid.uuid4()}", **options)["ARN"])
+
+        yield keep
+
+
+def problems_of(environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with an environment; it tells nothing of a secret, nor of its name."""
+    with pytest.raises(SettingsError) as raised:
+        load(environ)
+    assert "s3cr3t" not in str(raised.value)
+    assert "arn:" not in str(raised.value)
+    return list(raised.value.problems)
+
+
+def test_a_secret_takes_the_place_of_its_arn(keep: Keep) -> None:
+    signing = f"whsec_{base64.b64encode(bytes(24)).decode()}"
+    settings = load(
+        {
+            "CRM_BEARER_TOKEN": keep(f"{SECRET}\n"),  # as a file ends
+            "CRM_SIGNING_SECRETS": keep(signing),
+            "INGEST_API_KEYS": keep(f"{SECRET},another"),
+            "REDIS_URL": keep(f"rediss://user:{SECRET}@redis.example.com/0"),
+        }
+    )
+    credential = settings.sinks["crm"].credential
+    assert credential
+    assert credential.value == f"Bearer {SECRET}"
+    assert settings.sinks["crm"].signing_secrets == (signing,)
+    assert settings.ingest_api_keys == (SECRET.encode(), b"another")
+    assert settings.redis_url == f"rediss://user:{SECRET}@redis.example.com/0"
+
+
+def test_one_secret_can_hold_several(keep: Keep) -> None:
+    arn = keep(json.dumps({"client": SECRET, "user": "operator:pässword", "a#b": "x"}))
+    settings = load(
+        {
+            "CXONE_API_URL": "https://api.example.com",
+            "CXONE_CLIENT_ID": "id",
+            "CXONE_CLIENT_SECRET": f"{arn}#client",
+            "FLOWER_BASIC_AUTH": f"{arn}#user",
+            "CRM_BEARER_TOKEN": f"{arn}#a#b",
+        }
+    )
+    assert settings.cxone
+    assert settings.cxone.client == ("id", SECRET)
+    assert settings.flower_basic_auth == "operator:pässword"
+
+
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [
+        ("s3cr3t", "#key"),
+        ('{"key": "s3cr3t"}', "#other"),
+        ('{"key": 1}', "#key"),
+        ('{"key": {"s3cr3t": ""}}', "#key"),
+        ('["s3cr3t"]', "#0"),
+        ('"s3cr3t"', "#key"),
+        ("[" * 60_000, "#key"),
+    ],
+)
+def test_a_key_must_lead_to_a_text(keep: Keep, secret: str, key: str) -> None:
+    (problem,) = problems_of({"CRM_BEARER_TOKEN": f"{keep(secret)}{key}"})
+    assert problem.startswith("CRM_BEARER_TOKEN: its secret is no JSON object with a text")
+
+
+def test_what_is_kept_must_be_right_as_well(keep: Keep) -> None:
+    (problem,) = problems_of({"CRM_BASIC_AUTH": keep(SECRET)})
+    assert problem.startswith("CRM_BASIC_AUTH: not user:password; expected")
+
+
+def test_a_binary_secret_is_none(keep: Keep) -> None:
+    (problem,) = problems_of({"CRM_BEARER_TOKEN": keep(SecretBinary=b"s3cr3t")})
+    assert "not to be had from AWS Secrets Manager: it is binary" in problem
+
+
+def missing(name: str = "s3cr3t-name") -> str:
+    """Return the ARN of a secret that is not there."""
+    return f"arn:aws:secretsmanager:{REGION}:000000000000:secret:{name}-AbCdEf"
+
+
+def test_every_secret_that_cannot_be_read_is_named(keep: Keep) -> None:
+    problems = problems_of({"CRM_BEARER_TOKEN": missing(), "INGEST_API_KEYS": f"{missing()}#key"})
+    assert [problem.split(";")[0] for problem in sorted(problems)] == [
+        f"{name}: its secret is not to be had from AWS Secrets Manager: ResourceNotFoundException"
+        for name in ("CRM_BEARER_TOKEN", "INGEST_API_KEYS")
+    ]
+
+
+def test_secrets_manager_out_of_reach_is_named(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    (problem,) = problems_of({"CRM_BEARER_TOKEN": missing()})
+    assert problem.split(";")[0] == (
+        "CRM_BEARER_TOKEN: its secret is not to be had from AWS Secrets Manager: "
+        "EndpointConnectionError"
+    )
+
+
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "arn:aws:secretsmanager:",
+        "arn:aws:secretsmanager:eu-west-1:1:secret:s3cr3t",
+        "arn:aws:secretsmanager:EU:000000000000:secret:s3cr3t",
+        "arn:aws:secretsmanager:eu-west-1:000000000000:secret:",
+        "arn:aws:secretsmanager:eu-west-1:000000000000:s3cr3t",
+    ],
+)
+def test_what_begins_like_an_arn_must_be_one(arn: str) -> None:
+    (problem,) = problems_of({"CRM_BEARER_TOKEN": arn})
+    assert problem.startswith("CRM_BEARER_TOKEN: not the ARN of a secret")
+
+
+def test_what_is_no_secret_is_not_looked_up() -> None:
+    with pytest.raises(SettingsError, match=r"^EVENT_SOURCE: not an EventBridge source"):
+        load({"EVENT_SOURCE": missing()})
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("CXONE_CLIENT_SECRET", ["celery", "-A", "tasks", "worker"]),
+        ("INGEST_API_KEYS", ["ingest"]),
+        ("FLOWER_BASIC_AUTH", ["celery", "-A", "tasks", "flower"]),
+    ],
+)
+def test_a_process_whose_secret_is_not_there_does_not_start(
+    aws_url: str, name: str, module: list[str]
+) -> None:
+    settings = {"AWS_ENDPOINT_URL": aws_url, **CREDENTIALS, name: missing()}
+    done = subprocess.run(
+        python(*module),
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"{name}: its secret is not to be had" in done.stderr
+    for shown in (done.stdout, done.stderr):
+        assert "s3cr3t" not in shown
+        assert "Traceback" not in shown
