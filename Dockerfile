@@ -3,6 +3,7 @@
 # and the sample events, for docker-compose.yml.
 
 FROM python:3.13-slim AS build
+LABEL org.opencontainers.image.title=cxone-event-processor
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
 COPY requirements requirements
@@ -21,6 +22,7 @@ RUN PYTHONPATH=/opt/build pip --python /opt/venv/bin/python install \
 # What every target has: a user of its own, to whom new volumes at these two belong. A container is
 # reached from outside: which ports are published is decided where it is started.
 FROM python:3.13-slim AS base
+LABEL org.opencontainers.image.title=cxone-event-processor
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin app \
     && install -d -o app -g app /run/secrets /data
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
