@@ -108,24 +108,14 @@ def report_of(request: Any, state: str, result: Any) -> Report:
     if state == states.SUCCESS:
         return Report.from_json(result)
     parked = isinstance(result, ParkedError)
-<<<<<<< HEAD
     called = state == states.FAILURE and not isinstance(result, ParkedError | ContextMissingError)
-=======
-    called = state == states.FAILURE and not parked
-    refused = isinstance(result, DeliveryError) and not isinstance(result, TransientDeliveryError)
->>>>>>> reliability
     return Report(
         sink=str(request.task).removeprefix("deliver."),
         outcome=_outcome(state, parked),
         attempts=int(request.retries or 0) + called,
         at=to_rfc3339(now()),
         error=_reason(state, result),
-<<<<<<< HEAD
         transient=state == states.FAILURE and _may_pass(result),
-=======
-        # Nobody but the sink can refuse an event for good: what went wrong on our side may pass.
-        transient=parked or (called and not refused),
->>>>>>> reliability
         response=getattr(result, "response", None),
     )
 

@@ -44,21 +44,10 @@ def test_a_delivery_that_succeeded_reports_for_itself(said):
 )
 def test_a_delivery_that_failed_is_reported_with_a_reason_that_is_no_secret(raised, error):
     said = report_of(request(retries=4), states.FAILURE, raised)
-<<<<<<< HEAD
     known = {"outcome": Outcome.FAILED, "attempts": 5, "error": error}
     # Only a sink's refusal is for good: what else went wrong may go right another time.
     transient = not isinstance(raised, DeliveryError)
     assert said == report("crm", **known, at=said.at, transient=transient)
-=======
-    assert said == report(
-        "crm", Outcome.FAILED, attempts=5, error=error, at=said.at, transient=True
-    )
-
-
-def test_a_delivery_that_the_sink_refused_is_over():
-    said = report_of(request(), states.FAILURE, DeliveryError("400 Bad Request"))
-    assert said == report("crm", Outcome.FAILED, error="400 Bad Request", at=said.at)
->>>>>>> reliability
 
 
 def test_a_delivery_whose_tries_are_used_up_may_yet_get_through():
