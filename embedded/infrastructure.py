@@ -137,7 +137,8 @@ class Template:
         }
         self._path = path
         self._resources: dict[str, Any] = document["Resources"]
-        self._references: dict[str, Any] = defaults | dict(parameters)
+        self._conditions: dict[str, Any] = document.get("Conditions", {})
+        self._references: dict[str, Any] = defaults | dict(parameters) | {"AWS::NoValue": None}
         self._attributes: dict[str, str] = {}
 
     def learn(self, attribute: str, value: str) -> None:
@@ -150,7 +151,7 @@ class Template:
             if resource["Type"] == kind:
                 yield name, self._resolve(resource["Properties"])
 
-    def _resolve(self, value: Any) -> Any:
+    def _resolve(self, value: Any) -> Any:  # noqa: PLR0911 - one a case
         match value:
             case {"Ref": name}:
                 return self._references[name]
@@ -158,13 +159,24 @@ class Template:
                 return re.sub(r"\$\{(.+?)\}", lambda m: str(self._references[m[1]]), text)
             case {"Fn::GetAtt": attribute}:
                 return self._attributes.get(attribute) or self._not_applied(attribute)
+            case {"Fn::If": [condition, yes, no]}:
+                return self._resolve(yes if self._holds(self._conditions[condition]) else no)
             case dict():
                 if unknown := [key for key in value if key.startswith("Fn::")]:
                     raise ProvisionError(f"{self._path.name}: {unknown[0]} is not understood here")
-                return {key: self._resolve(inner) for key, inner in value.items()}
+                resolved = {key: self._resolve(inner) for key, inner in value.items()}
+                return {key: inner for key, inner in resolved.items() if inner is not None}
             case list():
-                return [self._resolve(inner) for inner in value]
+                return [inner for inner in map(self._resolve, value) if inner is not None]
         return value
+
+    def _holds(self, condition: Any) -> bool:
+        match condition:
+            case {"Fn::Equals": [one, other]}:
+                return bool(self._resolve(one) == self._resolve(other))
+            case {"Fn::Not": [inner]}:
+                return not self._holds(inner)
+        raise ProvisionError(f"{self._path.name}: a condition is not understood here")
 
     def _not_applied(self, attribute: str) -> str:
         """The ARN of a role or queue that the emulator asks for and does not look at."""

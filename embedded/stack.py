@@ -143,6 +143,8 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
         **{name: credentials[name] for name in ("INGEST_API_KEYS", "FLOWER_BASIC_AUTH")},
     }
     environment = defaults | environment
+    ingest_url = _url(environment["INGEST_HOST"], environment["INGEST_PORT"])
+    environment.setdefault("INGEST_URL", f"{ingest_url}/events")
     # A proxy that the machine may need for the world must not get what stays on loopback.
     direct = [environ.get("NO_PROXY") or environ.get("no_proxy") or "", _HOST, "localhost"]
     environment["NO_PROXY"] = environment["no_proxy"] = ",".join(filter(None, direct))

@@ -221,14 +221,14 @@ def print_line(summary: Summary) -> None:
     received = summary.received_at[5:19].replace("T", " ")
     kind = summary.event_type or "–"
     status = _paint(summary.status, 15)
-    click.echo(f"{received}  {status}  {kind:<9}  {_printable(summary.id)}  {lacking}".rstrip())
+    click.echo(f"{received}  {status}  {kind:<9}  {printable(summary.id)}  {lacking}".rstrip())
 
 
 def _describe(claim: Claim) -> Iterator[str]:
     shown = claim.to_json()
     lag = f", {shown['lagMs']} ms later" if shown["lagMs"] is not None else ""
     yield f"{claim.id}  {_paint(claim.status)}"
-    interaction = _printable(claim.interaction_id or "–")
+    interaction = printable(claim.interaction_id or "–")
     yield f"  interaction  {interaction}, {claim.event_type or 'of no known type'}"
     yield f"  received     {claim.received_at}"
     yield f"  settled      {claim.processed_at or 'not yet'}{lag}"
@@ -263,9 +263,9 @@ def _describe_delivery(sink: str, delivery: Delivery) -> Iterator[str]:
     line = f"  {sink:<11}  {_paint(delivery.outcome, 9)}  {attempts:<11}  {delivery.at or ''}"
     yield line.rstrip()
     if delivery.error:
-        yield f"               {_printable(delivery.error)}"
+        yield f"               {printable(delivery.error)}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Take out what would steer the terminal: ids come from outside."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)

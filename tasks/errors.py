@@ -60,6 +60,10 @@ class UnderWayError(ProcessorError):
     """Raised when a delivery is asked for whose claim somebody else is working on."""
 
 
+class IngestError(ProcessorError):
+    """Raised when ingest takes nothing now, or nothing from us."""
+
+
 class DeliveryError(ProcessorError):
     """Raised when a sink refused an event for good; trying again cannot help.
 

@@ -30,6 +30,7 @@ from tasks.variables import (
     one_of,
     seconds,
     url,
+    url_to_call,
 )
 
 
@@ -243,6 +244,19 @@ class Settings:
         "Events waiting in Redis above which ingest answers 503.",
         example="100000",
         default="100000",
+    )
+    ingest_url: str | None = _setting(
+        "INGEST_URL",
+        url_to_call,
+        "Where ingest takes events, for `celery -A tasks dead-letters`.",
+        example="https://ingest.example.com/events",
+    )
+    dead_letters_url: str | None = _setting(
+        "DEAD_LETTERS_URL",
+        url_to_call,
+        "SQS queue of the events that EventBridge gave up on (`deploy/eventbridge.yaml`), for the "
+        "same.",
+        example="https://sqs.eu-west-1.amazonaws.com/123456789012/cxone-events-DeadLetters",
     )
     flower_address: str = _setting(
         "FLOWER_ADDRESS",

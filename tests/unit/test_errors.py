@@ -14,6 +14,7 @@ RAISED = [
     errors.ClaimNotFoundError("no claim of x"),
     errors.UnknownSchemaError("message schema 2; known up to 1"),
     errors.UnderWayError("x is being worked on"),
+    errors.IngestError("ingest takes nothing: 503 Service Unavailable"),
     errors.DeliveryError("400 Bad Request"),
     errors.ParkedError("parked: the breaker of crm is open"),
     errors.TransientDeliveryError("503 Service Unavailable"),

@@ -104,6 +104,8 @@ TABLE = {
     "INGEST_WORKERS": ("ingest_workers", ["1", "64"], ["0", "65"]),
     "INGEST_MAX_BYTES": ("ingest_max_bytes", ["1024", "67108864"], ["1023", "67108865"]),
     "INGEST_MAX_BACKLOG": ("ingest_max_backlog", ["1", "1000000000"], ["0", "1000000001"]),
+    "INGEST_URL": ("ingest_url", ["https://h/events"], ["h/events", "https://user:pw@h/events"]),
+    "DEAD_LETTERS_URL": ("dead_letters_url", ["https://sqs.example.com/1/q"], ["q", "sqs://h/q"]),
     "FLOWER_ADDRESS": ("flower_address", ["127.0.0.1", "localhost"], ["a b", "http://h"]),
     "FLOWER_PORT": ("flower_port", ["1", "65535"], ["0", "65536"]),
     "FLOWER_BASIC_AUTH": (
