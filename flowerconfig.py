@@ -1,8 +1,11 @@
 """Flower's configuration, which ``celery -A tasks flower`` executes."""
 
+from dashboard.install import install
 from tasks.settings import settings
 
 # Without these, Flower would listen on every address, and would not ask who is there.
 address = settings().flower_address
 port = settings().flower_port
-basic_auth = (settings().flower_basic_auth or "").split(",")
+basic_auth = settings().flower_basic_auth.split(",") if settings().flower_basic_auth else []
+
+install()

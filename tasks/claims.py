@@ -45,6 +45,12 @@ if TYPE_CHECKING:
 #: What an item looks like; to be raised when the release before could not read it.
 ITEM_SCHEMA = 1
 
+#: Entries of an index that are read at once for somebody who looks at a page of them.
+READ_AT_ONCE = 200
+
+#: Before any event.
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+
 #: The index ``due`` is spread over this many partitions.
 BUCKETS = 8
 
@@ -216,6 +222,13 @@ class Summary(NamedTuple):
     event_type: str | None
     interaction_id: str | None
     deliveries: Mapping[str, Delivery]
+
+
+class Place(NamedTuple):
+    """Where in the index ``received`` a summary stands."""
+
+    received_at: str
+    id: str
 
 
 class Claims:
@@ -564,15 +577,52 @@ class Claims:
                 KeyConditionExpression="received_day = :day",
                 ExpressionAttributeValues=_to_attributes({":day": day.isoformat()}),
             ):
-                yield Summary(
-                    item["id"],
-                    Status(item["status"]),
-                    item["received_at"],
-                    item.get("event_type"),
-                    item.get("interaction_id"),
-                    _deliveries(item["deliveries"]),
-                )
+                yield _summary(item)
             day += timedelta(days=1)
+
+    def newest(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: Place | None = None,
+    ) -> Iterator[Summary]:
+        """Yield a summary of every claim received in that time, newest first; the rest ``after``.
+
+        Reads the index by and by: who stops early reads no more than a page too much.
+        """
+        newest = from_rfc3339(after.received_at) if after else until or now()
+        day = newest.astimezone(UTC).date()
+        oldest = max(now() - timedelta(days=self._retention_days), since or _BEGINNING).date()
+        low = to_rfc3339(since or _BEGINNING)
+        high = to_rfc3339(until or now() + timedelta(days=1))
+        start = (
+            {"id": after.id, "received_day": day.isoformat(), "received_at": after.received_at}
+            if after
+            else {}
+        )
+        while day >= oldest:
+            span = {":low": max(low, f"{day}"), ":high": min(high, f"{day}T24")}
+            for item in self._query(
+                IndexName="received",
+                KeyConditionExpression="received_day = :day AND received_at BETWEEN :low AND :high",
+                ExpressionAttributeValues=_to_attributes({":day": day.isoformat(), **span}),
+                ScanIndexForward=False,
+                Limit=READ_AT_ONCE,
+                **({"ExclusiveStartKey": _to_attributes(start)} if start else {}),
+            ):
+                yield _summary(item)
+            day -= timedelta(days=1)
+            start = {}
+
+    def of_interaction(self, interaction_id: str) -> Iterator[Claim]:
+        """Yield the claims of an interaction's events, oldest first: one query, a read of each."""
+        for item in self._query(
+            IndexName="interaction",
+            KeyConditionExpression="interaction_id = :interaction",
+            ExpressionAttributeValues=_to_attributes({":interaction": interaction_id}),
+        ):
+            if claim := self.get(item["id"]):
+                yield claim
 
     def _query(self, **arguments: Any) -> Iterator[Item]:
         for page in self._pages(**arguments):
@@ -627,6 +677,17 @@ class _RefusedError(Exception):
     def __init__(self, existing: Claim | None) -> None:
         super().__init__()
         self.existing = existing
+
+
+def _summary(item: Item) -> Summary:
+    return Summary(
+        item["id"],
+        Status(item["status"]),
+        item["received_at"],
+        item.get("event_type"),
+        item.get("interaction_id"),
+        _deliveries(item["deliveries"]),
+    )
 
 
 def bucket_of(key: str) -> str:

@@ -150,8 +150,8 @@ def _failed(
     """Make the claim of an invalid event: final at once, with the reasons in its audit record."""
     detail = envelope.detail if envelope else {}
     interaction_id = detail.get("interactionId")
-    if not isinstance(interaction_id, str) or len(interaction_id) > 256:
-        interaction_id = None
+    if not isinstance(interaction_id, str) or not 0 < len(interaction_id) <= 256:
+        interaction_id = None  # it could not be a key of the index ``interaction``
     processed_at = to_rfc3339(now())
     record = audit.make_record(
         event_id=key,

@@ -50,8 +50,9 @@ def _setting(
     default: str | None = None,
     needed_by: Sequence[Role] = (),
     secret: bool = False,
+    unless: str | None = None,
 ) -> Any:
-    variable = Variable(name, doc, parse, example, default, frozenset(needed_by), secret)
+    variable = Variable(name, doc, parse, example, default, frozenset(needed_by), secret, unless)
     return field(metadata={"variable": variable})
 
 
@@ -60,6 +61,13 @@ def _basic_auth(text: str) -> str:
     if not all(user.strip() and password for user, _, password in pairs):
         raise ValueError("not user:password (several are separated by commas)")
     return text
+
+
+def _names(text: str) -> frozenset[str]:
+    names = frozenset(name.strip().lower() for name in text.split(","))
+    if "" in names:
+        raise ValueError("not e-mail addresses, comma-separated")
+    return names
 
 
 def _false(text: str) -> bool:
@@ -275,10 +283,33 @@ class Settings:
     flower_basic_auth: str | None = _setting(
         "FLOWER_BASIC_AUTH",
         _basic_auth,
-        "Who may see Flower: `user:password`, several comma-separated.",
+        "Operators, who may look and act in Flower: `user:password`, several comma-separated. "
+        "Not needed where `FLOWER_AUTH` is set.",
         example="operator:a-long-password",
         needed_by=[Role.FLOWER],
         secret=True,
+        unless="FLOWER_AUTH",
+    )
+    flower_readonly_auth: str | None = _setting(
+        "FLOWER_READONLY_AUTH",
+        _basic_auth,
+        "Who may look, but not act: `user:password`, several comma-separated.",
+        example="viewer:another-long-password",
+        secret=True,
+    )
+    flower_auth: str | None = _setting(
+        "FLOWER_AUTH",
+        str,
+        "Who may sign in by OAuth, as Flower's documentation says: a pattern of e-mail addresses. "
+        "`FLOWER_AUTH_PROVIDER` and `FLOWER_OAUTH2_…` go with it.",
+        example=".*@example.com",
+    )
+    flower_operators: frozenset[str] | None = _setting(
+        "FLOWER_OPERATORS",
+        _names,
+        "Who of those that sign in by OAuth may act: e-mail addresses, comma-separated. "
+        "Not set: all of them.",
+        example="ann@example.com,bob@example.com",
     )
     flower_unauthenticated_api: bool | None = _setting(
         "FLOWER_UNAUTHENTICATED_API",
@@ -291,6 +322,14 @@ class Settings:
         _file_to_write,
         "File that workers and beat touch while they do their work, for health checks by its age.",
         example="/tmp/heartbeat",  # noqa: S108 - an example
+    )
+    dashboard_show_payloads: bool = _setting(
+        "DASHBOARD_SHOW_PAYLOADS",
+        boolean,
+        "Whether operators may see an event's payload and what sinks answered, which are personal "
+        "data; each look is logged.",
+        example="true",
+        default="false",
     )
 
     def wanted_by(self, event_type: EventType) -> list[str]:
@@ -359,6 +398,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"{settings.redrive_max_age} of REDRIVE_MAX_AGE_SECONDS: an event would be given up "
             "before it goes without its context; expected, for example: 3600"
         )
+    if both := _users(settings.flower_basic_auth) & _users(settings.flower_readonly_auth):
+        yield (
+            f"FLOWER_READONLY_AUTH: {', '.join(sorted(both))} is in FLOWER_BASIC_AUTH as well; "
+            "expected, for example: viewer:another-long-password"
+        )
     for name, sink in settings.sinks.items():
         policy = sink.policy
         if policy.longest_wait >= settings.visibility_timeout:
@@ -374,6 +418,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
                 f"that all tries of {name} may take: a sweep would take over from a worker "
                 f"that is alive; expected, for example: {sink.longest * 2}"
             )
+
+
+def _users(accounts: str | None) -> set[str]:
+    return {account.partition(":")[0] for account in (accounts or "").split(",") if account}
 
 
 @cache

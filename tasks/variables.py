@@ -49,6 +49,7 @@ class Variable(NamedTuple):
     default: str | None = None
     needed_by: frozenset[Role] = frozenset()
     secret: bool = False
+    unless: str | None = None  # the variable that makes it needless where it is set
 
     def read(self, environ: Mapping[str, str], role: Role | None, secrets: Secrets) -> Any:
         """Return its value, or None where it is absent and this role can do without.
@@ -58,7 +59,7 @@ class Variable(NamedTuple):
         """
         text = environ.get(self.name, "").strip() or self._from_file(environ) or self.default
         if text is None:
-            if role in self.needed_by:
+            if role in self.needed_by and not environ.get(self.unless or "", "").strip():
                 raise ValueError(self.problem("missing"))
             return None
         try:

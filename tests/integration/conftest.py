@@ -20,6 +20,7 @@ from pytest_celery import (
 
 from embedded.sinks import SampleSinks
 
+from .desk import OPERATOR, READER, FlowerContainer, Visitor
 from .envelopes import SINKS
 from .nodes import (
     Backend,
@@ -31,6 +32,7 @@ from .nodes import (
     running,
 )
 from .system import IngestContainer, System, TaskEvents
+from .waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +139,28 @@ def sinks(sample_sinks: SampleSinks) -> Iterator[SampleSinks]:
 def ingest(system: System, sinks: SampleSinks) -> IngestContainer:
     """Where events go in."""
     return system.ingest
+
+
+@pytest.fixture(scope="session")
+def shared_flower(shared_system: System) -> Iterator[FlowerContainer]:
+    """Flower with the dashboard, beside the system that nobody breaks."""
+    redis = shared_system.broker.client
+    listeners = len(redis.client_list(_type="pubsub"))
+    with running(FlowerContainer(shared_system.folder, shared_system.settings)) as flower:
+        eventually(lambda: len(redis.client_list(_type="pubsub")) > listeners)
+        yield flower
+
+
+@pytest.fixture
+def operator(shared_flower: FlowerContainer, sinks: SampleSinks) -> Visitor:
+    """Somebody who may look and act."""
+    return Visitor(shared_flower, OPERATOR)
+
+
+@pytest.fixture
+def reader(shared_flower: FlowerContainer) -> Visitor:
+    """Somebody who may only look."""
+    return Visitor(shared_flower, READER)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from botocore.config import Config
 
-from tasks.claims import Claim, Claims, Conflict, Duplicate, Won
+from tasks.claims import Claim, Claims, Conflict, Duplicate, Place, Won
 from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError
 from tasks.outcomes import Delivery, Outcome, Report, Status
@@ -381,3 +381,39 @@ def test_a_table_that_is_not_there_is_an_error_to_try_again(client: Any) -> None
     nowhere = Claims(client, "no-such-table", lease=600, retention_days=30)
     with pytest.raises(StoreError, match="ResourceNotFoundException"):
         nowhere.get("a")
+
+
+def test_the_events_of_an_interaction_are_found_oldest_first(claims: Claims) -> None:
+    times = ["2026-11-20T10:00:00.000Z", "2026-11-19T10:00:00.000Z", "2026-11-21T10:00:00.000Z"]
+    interaction = f"interaction-{uuid4()}"
+    for received_at in times:
+        claims.claim(new_claim(interaction_id=interaction, received_at=received_at))
+    claims.claim(new_claim(interaction_id=None))
+    found = list(claims.of_interaction(interaction))
+    assert [claim.received_at for claim in found] == sorted(times)
+    assert {claim.interaction_id for claim in found} == {interaction}
+    assert list(claims.of_interaction("another")) == []
+
+
+def test_claims_are_listed_newest_first_and_from_any_place_on(
+    client: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.claims.READ_AT_ONCE", 2)
+    create_table(aws_url, "claims-listed")
+    claims = Claims(client, "claims-listed", lease=600, retention_days=30)
+    moment = now()
+    ages = [0, 1, 1, 1, 60, 86_400, 86_401, 3 * 86_400, 29 * 86_400]  # some at the same time
+    received = [moment - timedelta(seconds=age) for age in ages]
+    for at in received:
+        claims.claim(new_claim(received_at=to_rfc3339(at)))
+
+    listed = list(claims.newest())
+    assert [summary.received_at for summary in listed] == list(map(to_rfc3339, received))
+    assert len({summary.id for summary in listed}) == len(ages)
+    for number, summary in enumerate(listed, start=1):
+        rest = claims.newest(after=Place(summary.received_at, summary.id))
+        assert list(rest) == listed[number:]
+
+    between = claims.newest(since=received[6], until=received[1])
+    assert list(between) == listed[1:7]
+    assert list(claims.newest(until=moment - timedelta(days=365))) == []

@@ -193,7 +193,9 @@ def test_a_large_event_that_compresses_is_taken():
     assert len(claim.payload) > LARGEST_PAYLOAD
 
 
-@pytest.mark.parametrize("interaction_id", ["x" * 257, 7, None, ["x"]], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(
+    "interaction_id", ["x" * 257, "", 7, None, ["x"]], ids=lambda v: str(v)[:9]
+)
 def test_an_interaction_id_that_is_none_is_not_shown(interaction_id):
     claim, _ = read(make_envelope(detail=make_detail(interactionId=interaction_id)))
     assert claim.interaction_id is None

@@ -113,6 +113,18 @@ TABLE = {
         ["operator:pw", "a:b,c:d", "a:b:c"],
         ["operator", ":pw", "operator:", "a:b,c", "a:b,"],
     ),
+    "FLOWER_READONLY_AUTH": (
+        "flower_readonly_auth",
+        ["viewer:pw", "a:b,c:d", "a:b:c"],
+        ["viewer", ":pw", "viewer:", "a:b,c", "a:b,"],
+    ),
+    "FLOWER_AUTH": ("flower_auth", [".*@example.com", "ann@example.com"], []),
+    "FLOWER_OPERATORS": (
+        "flower_operators",
+        ["ann@example.com", " ann@example.com , Bob@example.com"],
+        [",", "ann@example.com,"],
+    ),
+    "DASHBOARD_SHOW_PAYLOADS": ("dashboard_show_payloads", ["1", "true", "0"], ["please", "t"]),
     "FLOWER_UNAUTHENTICATED_API": (
         "flower_unauthenticated_api",
         ["0", "false", "False", "no", "off"],
@@ -268,6 +280,21 @@ def test_a_role_names_what_it_misses(role, needed):
     load({name: COMPLETE[name] for name in needed}, role)
 
 
+def test_flower_needs_no_passwords_where_people_sign_in_by_oauth():
+    settings = load({"FLOWER_AUTH": ".*@example.com"}, Role.FLOWER)
+    assert settings.flower_basic_auth is None
+    assert problems_of({"FLOWER_AUTH": " "}, Role.FLOWER)
+
+
+def test_nobody_is_an_operator_and_a_reader():
+    load({"FLOWER_BASIC_AUTH": "ann:pw", "FLOWER_READONLY_AUTH": "bob:pw"})
+    (problem,) = problems_of(
+        {"FLOWER_BASIC_AUTH": "ann:pw,bob:s3cr3t", "FLOWER_READONLY_AUTH": "bob:other"}
+    )
+    assert problem.startswith("FLOWER_READONLY_AUTH: bob is in FLOWER_BASIC_AUTH as well; expected")
+    assert "s3cr3t" not in problem
+
+
 def test_other_processes_need_nothing():
     assert isinstance(load({}, None), Settings)
 
@@ -296,7 +323,7 @@ def test_the_role_is_told_by_the_subcommand(command, role):
 
 
 def test_everything_wrong_is_reported_at_once():
-    environ = {name: bad[0] for name, (_, _, bad) in TABLE.items()}
+    environ = {name: bad[0] for name, (_, _, bad) in TABLE.items() if bad}
     del environ["CURRENT_ENVIRONMENT"]  # without one there are no rules to look up
     problems = problems_of(environ, Role.WORKER)
     named = [problem.partition(":")[0] for problem in problems]
@@ -317,7 +344,8 @@ SECRETS = [variable.name for variable in variables() if variable.secret]
 
 def test_what_may_hold_a_secret_is_known_as_one():
     own = set(SECRETS) - set(OF_SINKS) - OF_CXONE
-    assert own == {"REDIS_URL", "INGEST_API_KEYS", "FLOWER_BASIC_AUTH"}
+    flower = {"FLOWER_BASIC_AUTH", "FLOWER_READONLY_AUTH"}
+    assert own == {"REDIS_URL", "INGEST_API_KEYS", *flower}
     keys = {"CXONE_ACCESS_KEY_ID", "CXONE_ACCESS_KEY_SECRET"}
     assert OF_CXONE.intersection(SECRETS) == {"CXONE_CLIENT_SECRET", *keys}
 

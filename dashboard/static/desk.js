@@ -1,0 +1,73 @@
+// Brings what is marked with data-refresh (seconds) up to date, as long as somebody looks; and
+// sends each form once, however often its button is clicked.
+(function () {
+  "use strict";
+
+  let sent = new WeakSet();
+
+  document.addEventListener("submit", function (event) {
+    if (sent.has(event.target)) {
+      event.preventDefault();
+    }
+    sent.add(event.target);
+  });
+
+  window.addEventListener("pageshow", function () {
+    sent = new WeakSet(); // somebody came back to the page
+  });
+
+  function interval() {
+    const marked = document.querySelector("[data-refresh]");
+    return marked ? Number(marked.dataset.refresh) * 1000 : 0;
+  }
+
+  function replace(old, fresh) {
+    old.querySelectorAll("details[open][id]").forEach(function (details) {
+      const same = fresh.querySelector("#" + CSS.escape(details.id));
+      if (same) {
+        same.open = true;
+      }
+    });
+    const focused = old.contains(document.activeElement) && document.activeElement.id;
+    old.replaceWith(fresh);
+    if (focused && document.getElementById(focused)) {
+      document.getElementById(focused).focus({ preventScroll: true });
+    }
+  }
+
+  async function refresh() {
+    if (!document.hidden) {
+      try {
+        // Not location.href: it may hold the password, with which fetch refuses it.
+        const answer = await fetch(location.origin + location.pathname + location.search);
+        if (answer.redirected) {
+          location.assign(answer.url); // there is another page to show now
+          return;
+        }
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        const marked = document.querySelectorAll("[data-refresh]");
+        const found = Array.from(marked, (old) => page.getElementById(old.id));
+        if (answer.ok && found.some((fresh) => fresh === null)) {
+          location.reload(); // it has become another page
+          return;
+        }
+        if (answer.ok) {
+          marked.forEach((old, place) => replace(old, found[place]));
+        }
+        document.body.classList.toggle("desk-stale", !answer.ok);
+      } catch (error) {
+        document.body.classList.add("desk-stale");
+      }
+    }
+    next();
+  }
+
+  function next() {
+    const wait = interval();
+    if (wait) {
+      setTimeout(refresh, wait);
+    }
+  }
+
+  next();
+})();

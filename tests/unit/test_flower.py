@@ -1,0 +1,162 @@
+"""Flower is as the dashboard knows it.
+
+It has no official way to add what we add, so an upgrade may break the dashboard without an error.
+Whatever fails here says which part of ``dashboard/`` to look at before another release is pinned.
+"""
+
+import inspect
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from celery.events.state import Task
+from flower import events, options, urls
+from flower.api import BaseApiHandler, control, tasks
+from flower.utils.authentication import authenticate
+from flower.views import BaseHandler, auth
+from flower.views.tasks import TaskView
+from tornado.web import StaticFileHandler
+
+from dashboard.guard import Guard
+from dashboard.install import REPLACED, install
+from dashboard.templates import SPLICES, FlowerChangedError, templates
+
+FLOWERS = Path(urls.settings["template_path"])
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Flower's routes and settings with the dashboard; those of other tests stay as they are."""
+    monkeypatch.setattr(urls, "handlers", list(urls.handlers))
+    monkeypatch.setattr(urls, "settings", dict(urls.settings))
+    install()
+    return urls
+
+
+def test_it_is_the_release_that_was_looked_at():
+    assert version("flower") == "2.2.0", "look at dashboard/ before another release is pinned"
+
+
+@pytest.mark.parametrize("splice", SPLICES, ids=lambda splice: splice.template)
+def test_its_templates_have_the_text_that_we_replace(splice):
+    text = (FLOWERS / splice.template).read_text()
+    assert text.count(splice.text) == 1, f"dashboard/templates.py replaces:\n{splice.text}"
+
+
+def test_its_routes_have_the_handlers_that_we_replace(installed):
+    handlers = {spec.handler_class for spec in installed.handlers}
+    assert handlers >= set(REPLACED.values())
+
+
+def test_the_guard_stands_before_every_handler(installed):
+    free = {StaticFileHandler, auth.LoginHandler}
+    unguarded = {
+        spec.handler_class
+        for spec in installed.handlers
+        if not issubclass(spec.handler_class, Guard)
+    }
+    assert unguarded == free, "dashboard/install.py puts Guard before handlers"
+
+
+def test_routes_keep_their_names_and_patterns(installed):
+    names = {spec.name for spec in installed.handlers if spec.name}
+    assert names >= {"main", "workers", "worker", "task", "tasks", "broker", "logout"}
+    assert installed.handlers[-1].regex.pattern == ".*$"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "user"),
+    [
+        (BaseHandler, "get_current_user", "guard.py takes its place"),
+        (BaseHandler, "check_xsrf_cookie", "page.py adds to it"),
+        (BaseHandler, "write_error", "page.py takes its place"),
+        (BaseHandler, "set_default_headers", "guard.py adds to it"),
+        (BaseHandler, "render", "guard.py adds to it"),
+        (BaseApiHandler, "prepare", "guard.py goes before it"),
+        (tasks.BaseTaskHandler, "get_task_args", "task.py adds who asked"),
+        (tasks.TaskAsyncApply, "post", "task.py starts deliveries with it"),
+        (control.TaskRevoke, "post", "task.py goes before it"),
+        (TaskView, "get", "task.py shows tasks with it"),
+    ],
+)
+def test_its_handlers_have_the_methods_that_we_change(owner, name, user):
+    assert name in vars(owner), f"dashboard/{user}"
+
+
+def test_its_handlers_call_what_we_change():
+    for handler in (tasks.TaskApply, tasks.TaskAsyncApply, tasks.TaskSend):
+        source = inspect.getsource(handler.post)
+        assert "args, kwargs, options = self.get_task_args()" in source, "dashboard/task.py"
+    assert "read_only=self.application.options.read_only" in inspect.getsource(TaskView.get)
+    assert "_current_user" in inspect.getsource(BaseHandler.write_error), "dashboard/page.py"
+    login = inspect.getsource(auth)
+    assert login.count("set_secure_cookie('user'") + login.count('set_secure_cookie("user"') >= 4, (
+        "dashboard/guard.py reads the cookie 'user'"
+    )
+
+
+def test_it_knows_the_options_that_we_set_and_read():
+    known = options.default_options
+    for name in ("address", "port", "basic_auth", "auth", "read_only", "auth_provider"):
+        assert name in known, "flowerconfig.py and dashboard/guard.py"
+    assert "readonly_auth" not in known, "FLOWER_READONLY_AUTH is ours"
+    assert "operators" not in known, "FLOWER_OPERATORS is ours"
+
+
+def test_logins_are_matched_as_documented():
+    assert authenticate(".*@example.com", "ann@example.com")
+    assert not authenticate(".*@example.com", "ann@example.com.evil.example")
+
+
+def test_its_memory_has_what_the_event_page_shows():
+    for name in ("uuid", "name", "args", "state", "started", "failed", "revoked", "runtime"):
+        assert name in Task._fields, "dashboard/event.py and dashboard/task.py"
+    assert issubclass(events.EventsState, object)
+    assert "self.state.tasks" in inspect.getsource(events.Events), "dashboard/event.py"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["js/theme.js", "js/bootstrap.bundle.min.js", "css/bootstrap.min.css", "css/flower.css"],
+)
+def test_it_has_the_files_that_our_pages_load(name):
+    assert (Path(urls.settings["static_path"]) / name).is_file(), "dashboard/templates/desk.html"
+
+
+def test_the_styles_that_ours_build_on_are_there():
+    css = (Path(urls.settings["static_path"]) / "css" / "flower.css").read_text()
+    for name in ("surface", "surface-subtle", "text-muted", "success", "warning", "danger"):
+        assert css.count(f"--flower-{name}:") == 2, "light and dark: dashboard/static/desk.css"
+    for name in ("page-section", "page-eyebrow", "detail-card", "detail-list", "detail-row"):
+        assert f".{name} " in css, "dashboard/templates"
+
+
+# ── And where it is not ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def another_flower(tmp_path):
+    for path in FLOWERS.glob("*.html"):
+        (tmp_path / path.name).write_text(path.read_text())
+    return tmp_path
+
+
+def test_another_task_page_is_not_silently_without_retry(another_flower):
+    page = another_flower / "task.html"
+    page.write_text(page.read_text().replace("task-terminate", "task-stop"))
+    with pytest.raises(FlowerChangedError, match=r"task\.html does not have, once, the text"):
+        templates(another_flower)
+
+
+def test_templates_of_the_same_name_are_told(another_flower):
+    (another_flower / "event.html").write_text("")
+    with pytest.raises(FlowerChangedError, match=r"named as ours: event\.html"):
+        templates(another_flower)
+
+
+def test_a_handler_that_is_gone_is_told(monkeypatch):
+    with_revoke = (r"/api/task/revoke/(.+)", control.TaskRevoke)
+    rest = [spec for spec in urls.handlers if spec != with_revoke]
+    monkeypatch.setattr(urls, "handlers", rest)
+    with pytest.raises(FlowerChangedError, match="TaskRevoke"):
+        install()
