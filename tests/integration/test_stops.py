@@ -1,11 +1,12 @@
 """Workers that are told to stop: what they do is done once, what they hold goes to others."""
 
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import pytest
+from celery import Celery
 
 from embedded.sinks import SampleSinks
 
@@ -13,6 +14,9 @@ from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from .nodes import running
 from .system import System
 from .waiting import eventually
+
+#: Seconds that may pass on a loaded machine: until a worker has stopped, until an event settles.
+STOP, SETTLE = 90.0, 120.0
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +35,24 @@ def stopping_system(
 
 @pytest.fixture
 def system(stopping_system: System, sinks: SampleSinks) -> System:
-    """The same."""
+    """The same, with both workers running whatever the test before did."""
+    for worker in (stopping_system.worker, stopping_system.second):  # type: ignore[attr-defined]
+        if worker.status != "running":
+            worker.start()
+            worker.ready()
     return stopping_system
 
 
 def calls_of(system: System, event: Envelope) -> dict[str, int]:
     """How often each sink was called about an event, by key."""
     return dict(Counter(call.key for calls in system.calls(event).values() for call in calls))
+
+
+def jobs_handed_out(app: Celery) -> int:
+    """How many jobs the only worker that runs has given to its processes."""
+    [stats] = eventually(lambda: app.control.inspect(limit=1).stats()).values()
+    written: int = stats["pool"]["writes"]["total"]
+    return written
 
 
 def test_a_rolling_restart_under_load_repeats_nothing_and_loses_nothing(
@@ -49,19 +64,18 @@ def test_a_rolling_restart_under_load_repeats_nothing_and_loses_nothing(
     over = threading.Event()
 
     def load() -> None:
-        for _ in itertools.takewhile(lambda _: not over.is_set(), itertools.count()):
+        while not over.wait(0.2):
             event = envelope()
-            system.accept(event)
-            events.append(event)
-            over.wait(0.05)
+            if system.ingest.post(event).status == HTTPStatus.ACCEPTED:
+                events.append(event)
 
     thread = threading.Thread(target=load)
     thread.start()
     try:
         for worker in workers * 2:
-            accepted = len(events)
-            eventually(lambda n=accepted: len(events) > n + 5)  # type: ignore[misc]
-            assert worker.stop() == 0
+            enough = len(events) + 5
+            eventually(lambda n=enough: len(events) > n, SETTLE)  # type: ignore[misc]
+            assert worker.stop(STOP) == 0
             worker.start()
             worker.ready()
     finally:
@@ -69,7 +83,7 @@ def test_a_rolling_restart_under_load_repeats_nothing_and_loses_nothing(
         thread.join()
 
     for event in events:
-        claim = system.settled(event["id"], seconds=60)
+        claim = system.settled(event["id"], SETTLE)
         assert claim.status == "completed"
         assert_chain_holds(list(claim.audit))
         assert claim.generation == 1
@@ -80,18 +94,38 @@ def test_a_retry_that_a_stopped_worker_held_is_made_by_another(
     system: System, sinks: SampleSinks
 ) -> None:
     first, second = system.worker, system.second  # type: ignore[attr-defined]
-    second.stop()
+    second.stop(STOP)
     event = envelope()
     sinks.behave("crm", "status", status=503, retry_after=3, times=1)
     key = system.accept(event)
     system.task_events.wait_for(f"{key}.crm.1", "retried")
-    assert first.stop() == 0
+    assert first.stop(STOP) == 0
     second.start()
-    try:
-        second.ready()
-        claim = system.settled(key)
-    finally:
-        first.start()
-        first.ready()
+    second.ready()
+    claim = system.settled(key, SETTLE)
     assert (claim.status, claim.deliveries["crm"].attempts) == ("completed", 2)
     assert calls_of(system, event)[f"{key}:crm"] == 2
+
+
+def test_what_a_process_was_handed_just_before_a_stop_is_done_once(
+    system: System, app: Celery
+) -> None:
+    first, second = system.worker, system.second  # type: ignore[attr-defined]
+    redis = system.broker.client
+    second.stop(STOP)
+    processes = first.children()
+    handed_out, listeners = jobs_handed_out(app), redis.pubsub_numpat()
+    for process in processes:
+        process.suspend()
+    key = system.accept(envelope())
+    eventually(lambda: jobs_handed_out(app) > handed_out, what="a process has the job")
+    first.kill("SIGTERM")
+    eventually(lambda: redis.pubsub_numpat() < listeners, STOP, "the worker listens no more")
+    for process in processes:
+        process.resume()
+    eventually(lambda: first.status == "exited", STOP, "the worker has stopped")
+
+    assert (redis.llen("events"), redis.hlen("unacked")) == (0, 0)
+    second.start()
+    second.ready()
+    assert system.settled(key, SETTLE).status == "completed"
