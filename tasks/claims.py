@@ -50,6 +50,8 @@ READ_AT_ONCE = 200
 
 #: Before any event.
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+#: The condition of a write that does not read first: what a later release wrote is left to it.
+_READABLE = "NOT item_schema > :known"
 
 #: The index ``due`` is spread over this many partitions.
 BUCKETS = 8
@@ -234,7 +236,8 @@ class Place(NamedTuple):
 class Claims:
     """The table of claims.
 
-    Every method raises ``StoreError`` where DynamoDB cannot be reached or answers with an error.
+    Every method raises ``StoreError`` where DynamoDB cannot be reached or answers with an error,
+    and ``UnknownSchemaError``, leaving it as it is, where a later release wrote the item.
     """
 
     def __init__(
@@ -401,10 +404,11 @@ class Claims:
                 " due_at = :due_at, due_bucket = :bucket, dispatched_at = :epoch"
                 " REMOVE parked_for"
             ),
-            ConditionExpression=condition,
+            ConditionExpression=f"{condition} AND {_READABLE}",
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues=_to_attributes(
                 {
+                    ":known": ITEM_SCHEMA,
                     ":processing": Status.PROCESSING.value,
                     ":holder": holder,
                     ":version": version,
@@ -444,6 +448,7 @@ class Claims:
         """
         sets = ["#status = :status", "version = :next", "deliveries = :deliveries"]
         values: Item = {
+            ":known": ITEM_SCHEMA,
             ":status": status.value,
             ":version": head.version,
             ":next": head.version + 1,
@@ -476,7 +481,7 @@ class Claims:
                 Key=_to_attributes({"id": head.id}),
                 UpdateExpression=f"SET {', '.join(sets)}"
                 + (f" REMOVE {', '.join(removes)}" if removes else ""),
-                ConditionExpression="version = :version",
+                ConditionExpression=f"version = :version AND {_READABLE}",
                 ExpressionAttributeNames={"#status": "status"},
                 ExpressionAttributeValues=_to_attributes(values),
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",

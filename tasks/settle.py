@@ -9,7 +9,7 @@ from tasks import audit
 from tasks.celery import app
 from tasks.claims import Claims, Head, claims
 from tasks.clock import elapsed_ms, now, to_rfc3339
-from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.errors import ClaimNotFoundError, StoreError, UnknownSchemaError
 from tasks.metrics import counters
 from tasks.outcomes import Delivery, Report, Status, merge, status_of, undelivered, waiting
 from tasks.schedule import Appointment, next_appointment
@@ -22,7 +22,7 @@ CONTENTIONS = 10
 @app.task(
     name="settle",
     bind=True,
-    autoretry_for=(StoreError,),
+    autoretry_for=(StoreError, UnknownSchemaError),  # the latter until a later release takes it
     # About ten minutes. The claim stays due, so the sweep goes on should they be too few; but it
     # does not know the outcomes, and delivers again.
     max_retries=40,

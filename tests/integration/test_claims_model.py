@@ -219,11 +219,12 @@ class OneClaim(RuleBasedStateMachine):
     def prolong(self, seen: Due) -> None:
         """Prolong it once, if at all: it is overdue no more then."""
         overdue = self.was_overdue() and self.before.version == seen.version
-        self.claims.prolong(seen.key, seen.version)
+        until = int(self.clock().timestamp()) + LEASE
+        self.claims.prolong(seen.key, seen.version, until)
         claim = self.claim()
         assert (claim != self.before) == overdue
         self.clock.move(1)
-        self.claims.prolong(seen.key, seen.version)
+        self.claims.prolong(seen.key, seen.version, until)
         assert self.claim() == claim
         self.before = claim
 

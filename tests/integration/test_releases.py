@@ -14,6 +14,9 @@ from .envelopes import SINKS, envelope
 from .system import System
 from .waiting import PATIENCE, eventually
 
+#: The schema of an item that only the next release can read.
+LATER = {"N": str(ITEM_SCHEMA + 1)}
+
 
 @pytest.fixture(scope="module")
 def mixed_system(
@@ -94,7 +97,8 @@ def test_an_item_of_a_later_release_is_left_to_its_workers_and_holds_up_nothing(
     sinks.behave("crm", "status", status=400)
     theirs, ours = (system.settle(envelope()).id for _ in range(2))
     sinks.behave("crm")
-    system.change(theirs, "item_schema", {"N": str(ITEM_SCHEMA + 1)})
+    system.change(theirs, "item_schema", LATER)
+    as_it_was = system.item(theirs)
     for key in (theirs, ours):
         system.change(key, "status", {"S": "processing"})
         system.change(key, "due_bucket", {"S": "0"})
@@ -103,5 +107,28 @@ def test_an_item_of_a_later_release_is_left_to_its_workers_and_holds_up_nothing(
     celery_setup.worker.wait_for_log(f"claim of {theirs}: item schema {ITEM_SCHEMA + 1}")
     eventually(lambda: ours not in system.due(), what="the sweep goes on to ours")
     assert theirs in system.due(), "kept"
+    for attribute in ("version", "dispatches"):
+        assert system.item(theirs)[attribute] == as_it_was[attribute], (
+            "this release did not touch it"
+        )
     assert system.claim(ours).status == "partial_failure"
     assert set(SINKS) == set(system.claim(ours).deliveries)
+
+
+def test_an_item_of_a_later_release_is_settled_by_its_workers(
+    system: System, sinks: SampleSinks
+) -> None:
+    event = envelope()
+    sinks.behave("crm", "slow", seconds=1, times=1)
+    key = system.accept(event)
+    eventually(lambda: system.calls(event)["crm"], what="it is under way")
+    system.change(key, "item_schema", LATER)
+
+    system.task_events.wait_for(f"{key}.settle.1", "retried")
+    assert system.item(key)["version"] == {"N": "1"}
+
+    system.change(key, "item_schema", {"N": str(ITEM_SCHEMA)})  # a worker comes that can read it
+    assert system.settled(key).status == "completed"
+    assert {sink: len(calls) for sink, calls in system.calls(event).items()} == dict.fromkeys(
+        SINKS, 1
+    )

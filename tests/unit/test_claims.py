@@ -227,7 +227,10 @@ def test_an_overdue_claim_is_taken_over_at_the_version_that_was_seen():
     assert table(client).claim(NEW) == Won(taken)
     _, (operation, update) = client.calls
     assert operation == "UpdateItem"
-    assert update["ConditionExpression"] == "version = :version AND due_at <= :now"
+    assert (
+        update["ConditionExpression"]
+        == "version = :version AND due_at <= :now AND NOT item_schema > :known"
+    )
     assert "dispatches = dispatches + :one" in update["UpdateExpression"]
     values = update["ExpressionAttributeValues"]
     assert values[":version"] == {"N": "7"}
@@ -296,7 +299,7 @@ def test_only_a_final_status_lets_go_of_the_claim(status, released):
         "REMOVE holder, targets, actor, due_at, due_bucket, parked_for"
     )
     assert released_all == released
-    assert update["ConditionExpression"] == "version = :version"
+    assert update["ConditionExpression"] == "version = :version AND NOT item_schema > :known"
     assert update["ExpressionAttributeValues"][":version"] == {"N": "4"}
     assert update["ExpressionAttributeValues"][":next"] == {"N": "5"}
 
@@ -378,7 +381,7 @@ def test_a_settled_claim_is_opened_again_for_who_asked():
     assert reopen(client, settled()) == opened
     ((operation, update),) = client.calls
     assert operation == "UpdateItem"
-    assert update["ConditionExpression"] == "version = :version"
+    assert update["ConditionExpression"] == "version = :version AND NOT item_schema > :known"
     assert "dispatches = :one" in update["UpdateExpression"]  # counted anew: somebody asked for it
     assert update["ExpressionAttributeValues"][":targets"] == {"L": [{"S": "crm"}]}
     assert update["ExpressionAttributeValues"][":actor"] == {"S": "zoe@desk"}

@@ -397,6 +397,7 @@ def test_what_may_yet_get_through_leaves_a_settled_event_due(last, due):
 def test_a_round_that_ends_as_the_one_before_appends_no_record(caplog):
     table = half_delivered(transient("crm"))
     records = list(table.claim.audit)
+    caplog.clear()
     for generation in (2, 3):
         table.claim = taken_over(table.claim)
         later = transient("crm", at=f"2026-01-31T1{generation}:00:00.000Z", attempts=5)

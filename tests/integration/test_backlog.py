@@ -1,0 +1,122 @@
+"""A big backlog of overdue claims: sweeps take it over at a pace, in pages, each claim once."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+
+from embedded.sinks import SampleSinks
+from tasks.claims import Claims, bucket_of
+from tasks.process import read_event
+from tasks.registry import SHIPPED, MetadataRules
+
+from .envelopes import SINKS, envelope
+from .system import System
+from .waiting import eventually
+
+OVERDUE = 1_000
+
+#: Claims that one sweep takes over, at most: one a second until the next.
+SHARE = 200
+
+#: Entries that DynamoDB is asked for at once; it would give a megabyte of them.
+PAGE = 50
+
+
+@pytest.fixture(scope="module")
+def sweeping_system(
+    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A system whose worker does nothing but sweep, when it is told to."""
+    folder = tmp_path_factory.mktemp("backlog")
+    settings = {"SWEEP_RATE": "1", "SWEEP_INTERVAL_SECONDS": str(SHARE)}
+    system = System(folder, aws_url=aws_url, sinks=sample_sinks, **settings)
+    system.worker = system.make_worker("worker", "-Q", "sweep")
+    with system:
+        yield system
+
+
+@pytest.fixture
+def system(sweeping_system: System) -> System:
+    """The same."""
+    return sweeping_system
+
+
+@pytest.fixture(scope="module")
+def backlog(sweeping_system: System) -> set[str]:
+    """The keys of claims that are overdue, beside one that is not."""
+    system, event = sweeping_system, envelope()
+    rules = MetadataRules.from_file(SHIPPED, "prod")
+    claim, _ = read_event(rules, event["id"], event, "2026-11-20T09:30:02.000Z", holder="gone")
+    system.claims.claim(claim)
+    item = {**system.item(claim.id), "dispatched_at": {"N": "1"}, "due_at": {"N": "601"}}
+    keys = [str(uuid4()) for _ in range(OVERDUE)]
+    copies = [{**item, "id": {"S": key}, "due_bucket": {"S": bucket_of(key)}} for key in keys]
+    puts = [{"PutRequest": {"Item": copy}} for copy in copies]
+    with closing(system.client("dynamodb")) as dynamodb:
+        for start in range(0, OVERDUE, 25):
+            dynamodb.batch_write_item(RequestItems={system.table: puts[start : start + 25]})
+    return set(keys)
+
+
+def test_what_is_due_is_read_a_page_at_a_time(system: System, backlog: set[str]) -> None:
+    pages = 0
+
+    def ask_for_a_page(params: dict[str, Any], **_: Any) -> None:
+        nonlocal pages
+        pages += 1
+        params["Limit"] = PAGE
+
+    with closing(system.client("dynamodb")) as dynamodb:
+        dynamodb.meta.events.register("provide-client-params.dynamodb.Query", ask_for_a_page)
+        due = Claims(dynamodb, system.table, lease=600, retention_days=30).due()
+        keys = [entry.key for entry in islice(due, PAGE + 1)]
+        assert pages == 2, "no more was read than was asked for"
+        keys += [entry.key for entry in due]
+    assert Counter(keys) == dict.fromkeys(backlog, 1)
+
+
+def test_sweeps_take_it_over_at_a_pace_and_each_claim_once(
+    system: System, backlog: set[str], app: Celery
+) -> None:
+    taken = sweep(system, app, "alone")
+    assert taken == [SHARE]
+    assert system.broker.client.llen("deliver.crm") == SHARE
+    assert f"took over {SHARE} claims; more are overdue, for the next sweep" in system.worker.logs()
+
+    while sum(taken) < OVERDUE:  # as two beats would have it
+        taken += sweep(system, app, *(f"{len(taken)}-{beat}" for beat in range(2)))
+    assert sum(taken) == OVERDUE
+    assert max(taken) == SHARE
+    for sink in SINKS:
+        assert Counter(dispatched(system, sink)) == dict.fromkeys(
+            (f"{key}.{sink}.2" for key in backlog), 1
+        )
+    [left] = system.due() - backlog
+    assert system.claim(left).generation == 1, "it was not overdue"
+
+
+def sweep(system: System, app: Celery, *task_ids: str) -> list[int]:
+    """Let sweeps run at once; tell how many claims each of them took over, as it logged."""
+    for task_id in task_ids:
+        app.send_task("sweep", task_id=task_id)
+
+    def ended() -> list[int]:
+        told = re.findall(r"sweep\[(.+?)\] succeeded .*'takenOver': (\d+)", system.worker.logs())
+        return [int(number) for task_id, number in told if task_id in task_ids]
+
+    eventually(lambda: len(ended()) == len(task_ids), 90, "the sweeps end")
+    return ended()
+
+
+def dispatched(system: System, sink: str) -> list[str]:
+    """The ids of the tasks that wait for a sink."""
+    messages = map(json.loads, system.broker.client.lrange(f"deliver.{sink}", 0, -1))
+    return [message["headers"]["id"] for message in messages]
