@@ -69,10 +69,12 @@ def test_without_the_sweep_a_stranded_chord_is_reported(make_soak: Make, tmp_pat
     report = "\n".join(soak.report())
     assert not held, report
     assert soak.chaos.ended_by_themselves == {"worker": 1}
-    assert soak.verdict.problems, report
+    assert soak.verdict.problems.keys() <= soak.load.accepted.keys()
+    # What the worker had taken and not claimed waits for Redis to hand it out again, in an hour.
+    found = {problems[0] for problems in soak.verdict.problems.values()} - {"has no claim"}
+    assert found, report
+    assert all(problem.startswith("is processing, generation 1") for problem in found), report
     for key, problems in soak.verdict.problems.items():
-        assert key in soak.load.accepted
-        assert problems[0].startswith("is processing, generation 1"), report
         assert f"✗ {key}: {'; '.join(problems)}" in report
 
 
@@ -86,8 +88,9 @@ def test_a_seed_decides_everything() -> None:
 
 
 def test_every_kind_of_trouble_comes_before_one_comes_again() -> None:
-    kinds = [disruption.kind for disruption in islice(plan(random.Random(1), 4), 34)]
-    assert set(kinds[:17]) == set(kinds[17:]) == KILLS.keys() | FAULTS.keys()
+    every = KILLS.keys() | FAULTS.keys()
+    kinds = [disruption.kind for disruption in islice(plan(random.Random(1), 4), 2 * len(every))]
+    assert set(kinds[: len(every)]) == set(kinds[len(every) :]) == every
 
 
 KEY, INTERACTION = "event-1", "interaction-1"

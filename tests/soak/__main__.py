@@ -56,7 +56,7 @@ def _options() -> Options:
     parser.add_argument("--rate", type=float, default=20, metavar="R", help="events a second (20)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="what goes wrong when (1)")
     parser.add_argument(
-        "--pause", type=float, default=5, metavar="P", help="seconds between two troubles (5)"
+        "--pause", type=float, default=6, metavar="P", help="seconds between two troubles (6)"
     )
     arguments = parser.parse_args()
     events = arguments.events

@@ -21,7 +21,7 @@ import psutil
 from tests.integration.envelopes import SINKS
 from tests.integration.nodes import ProcessContainer
 from tests.integration.system import System
-from tests.integration.wiretap import do_nothing, lose_the_answer
+from tests.integration.wiretap import answer_with, do_nothing, lose_the_answer
 
 #: Seconds between two looks at processes and plan.
 TICK = 0.05
@@ -60,6 +60,8 @@ FAULTS: Mapping[str, tuple[float, float]] = {
     "sink closes connections": (1, 6),
     "dynamodb away": (0.5, 4),
     "dynamodb slow": (1, 6),
+    "dynamodb answers 500": (0.5, 4),
+    "dynamodb throttles": (0.5, 4),
     "dynamodb's answers lost": (0.5, 3),
     "redis frozen": (0.5, 3),
     "worker frozen": (1, 15),
@@ -78,6 +80,8 @@ _BEHAVIOURS: Mapping[str, Mapping[str, Any]] = {
 _ACTIONS: Mapping[str, Mapping[str, Any]] = {
     "dynamodb away": {"arrival": lose_the_answer},
     "dynamodb slow": {"arrival": partial(time.sleep, 0.3)},
+    "dynamodb answers 500": {"arrival": answer_with(500, "InternalServerError")},
+    "dynamodb throttles": {"arrival": answer_with(400, "ProvisionedThroughputExceededException")},
     "dynamodb's answers lost": {"answer": lose_the_answer},
 }
 

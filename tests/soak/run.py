@@ -23,7 +23,7 @@ from .verdict import END_OF_TIME, Verdict, rest
 #: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
 SETTINGS = {
     "CLAIM_LEASE_SECONDS": "10",
-    "SWEEP_INTERVAL_SECONDS": "3",
+    "SWEEP_INTERVAL_SECONDS": "5",
     "VISIBILITY_TIMEOUT_SECONDS": "6",
     "REDRIVE_SCHEDULE_SECONDS": "2,4",
     "INGEST_MAX_BACKLOG": "100",  # a machine that cannot keep up slows the load down
@@ -57,7 +57,7 @@ class Options:
     events: int | None
     rate: float
     seconds: float = float("inf")
-    pause: float = 5.0
+    pause: float = 6.0
 
 
 class Soak:
