@@ -382,7 +382,7 @@ def test_each_change_is_logged_once(
         call(breaker, "probe")
         call(breaker, "another")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("ERROR", "breaker of crm opened: its deliveries are parked"),
+        ("ERROR", "breaker of crm opened: it is not called"),
         ("WARNING", "breaker of crm stays open: the probe failed"),
-        ("WARNING", "breaker of crm closed: what was parked is drained"),
+        ("WARNING", "breaker of crm closed: it is called again"),
     ]

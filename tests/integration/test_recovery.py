@@ -148,8 +148,8 @@ def test_a_sink_that_is_down_is_parked_for_and_drained_once_it_is_back(
     drained = [claim.dispatched_at for claim in parked]
     assert drained == sorted(drained), "the oldest first"
     logs = system.worker.logs()
-    assert "breaker of crm opened: its deliveries are parked" in logs
-    assert "breaker of crm closed: what was parked is drained" in logs
+    assert "breaker of crm opened: it is not called" in logs
+    assert "breaker of crm closed: it is called again" in logs
 
 
 def test_of_two_sinks_that_are_down_one_recovers(system: System, sinks: SampleSinks) -> None:
