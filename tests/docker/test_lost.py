@@ -89,7 +89,7 @@ def test_the_worker_of_events_cut_off(system: ContainerSystem, joined_again: Non
 
 
 class Load:
-    """A steady stream of events, all of which must be accepted; from ``with`` to its end."""
+    """A steady stream of events, sent again while ingest says 503; from ``with`` to its end."""
 
     def __init__(self, system: ContainerSystem, rate: float) -> None:
         """Send so many a second."""
@@ -111,10 +111,13 @@ class Load:
         self._sending.result()
 
     def _send(self) -> None:
+        event = envelope()
         while not self._end.wait(1 / self._rate):
-            event = envelope()
-            self._system.accept(event)
-            self.events.append(event)
+            answer = self._system.ingest.post(event)
+            assert answer.status in (202, 503), answer
+            if answer.status == 202:
+                self.events.append(event)
+                event = envelope()
 
 
 def test_workers_restarted_one_after_another_under_load(system: ContainerSystem) -> None:
