@@ -19,7 +19,9 @@ from tornado.web import StaticFileHandler, url
 
 from dashboard import task
 from dashboard.event import EventPage, PayloadPage
+from dashboard.events import EventsPage
 from dashboard.guard import STATIC, guarded
+from dashboard.redrives import ChoosePage, RedrivePage
 from dashboard.retry import RetryPage
 from dashboard.templates import FlowerChangedError, templates
 from tasks import audit
@@ -37,6 +39,9 @@ REPLACED = {
 
 #: Pages that Flower does not have.
 ADDED = [
+    url(r"/events", EventsPage, name="events"),
+    url(r"/redrives", ChoosePage, name="choose"),
+    url(r"/redrives/([0-9a-f]+)", RedrivePage, name="redrive"),
     url(r"/event/(.+)/retry", RetryPage, name="retry"),
     url(r"/event/(.+)/payload", PayloadPage, name="payload"),
     url(r"/event/(.+)", EventPage, name="event"),

@@ -16,6 +16,15 @@
     sent = new WeakSet(); // somebody came back to the page
   });
 
+  document.addEventListener("change", function (event) {
+    const name = event.target.dataset.check; // the box that checks all of this name
+    if (name) {
+      event.target.form.querySelectorAll("input[name=" + name + "]").forEach(function (box) {
+        box.checked = event.target.checked;
+      });
+    }
+  });
+
   function interval() {
     const marked = document.querySelector("[data-refresh]");
     return marked ? Number(marked.dataset.refresh) * 1000 : 0;

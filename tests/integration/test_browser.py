@@ -208,3 +208,22 @@ def test_who_only_looks_sees_no_buttons(
     assert not bob.has("main .btn-primary")
     bob.open(f"/event/{refused.id}/retry?sink=crm")
     bob.waits_for("Only operators may retry")
+
+
+def test_many_are_redriven_with_progress(
+    system: System, shared_flower: FlowerContainer, sinks: SampleSinks, ann: Person
+) -> None:
+    sinks.behave("crm", "status", status=400)
+    claims = [system.settle(envelope("transfer")) for _ in range(3)]
+    sinks.behave("crm")
+    ann.open("/events?sink=crm&type=transfer&since=1h")
+    ann.click('input[data-check="key"]')
+    selected = ann.browser.find_elements(By.CSS_SELECTOR, 'input[name="key"]:checked')
+    assert {box.get_attribute("value") for box in selected} >= {claim.id for claim in claims}
+    ann.click('button[value="selected"]')
+    ann.waits_for(f"Deliver {len(selected)} events again?")
+    assert ann.sees("to crm, and to no other sink")
+    ann.click("#start")
+    ann.waits_for(f"done: {len(selected)} of {len(selected)}")  # by itself
+    for claim in claims:
+        assert system.settled(claim.id).audit[-1]["actor"] == OPERATOR[0]
