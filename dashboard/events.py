@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from itertools import chain, islice
+from itertools import islice
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -13,14 +13,13 @@ from tornado.web import HTTPError
 
 from dashboard.page import Page, in_thread
 from dashboard.timeline import TONES
-from tasks.claims import Claims, Place, Summary
+from tasks.claims import END_OF_TIME, Claims, Place, Summary
 from tasks.claims import claims as table
 from tasks.clock import from_rfc3339, now, to_rfc3339
 from tasks.events import EventType
 from tasks.outcomes import Status, undelivered
 from tasks.redrive import Selection
 from tasks.sinks import SINKS
-from tasks.stats import END_OF_TIME
 
 #: Events on a page.
 SHOWN = 50
@@ -150,7 +149,7 @@ def listing(claims: Claims, wanted: Filter, after: Place | None) -> Listing:
 
 def _unfinished(claims: Claims) -> Iterator[Summary]:
     """Yield what has something left to do, the longest due first."""
-    entries = chain(*map(claims.parked, SINKS), claims.due(until=END_OF_TIME))
+    entries = claims.due(until=END_OF_TIME)
     for due in sorted(islice(entries, TO_DO)):
         claim = claims.get(due.key)
         if claim and claim.due_at is not None:  # it may have settled between

@@ -24,13 +24,13 @@ from tornado.web import HTTPError
 from dashboard.events import Filter
 from dashboard.page import Page, in_thread
 from dashboard.words import duration
-from tasks.celery import redis
 from tasks.claims import Claims, Summary
 from tasks.claims import claims as table
 from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
 from tasks.outcomes import undelivered
 from tasks.process import rules
+from tasks.redis import client as redis
 from tasks.redrive import redrive
 from tasks.registry import MetadataRules
 from tasks.sinks import SINKS

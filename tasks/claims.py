@@ -48,8 +48,12 @@ ITEM_SCHEMA = 1
 #: Entries of an index that are read at once for somebody who looks at a page of them.
 READ_AT_ONCE = 200
 
+#: Later than anything is due, in seconds since the epoch.
+END_OF_TIME = 2**40
+
 #: Before any event.
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+
 #: The condition of a write that does not read first: what a later release wrote is left to it.
 _READABLE = "NOT item_schema > :known"
 

@@ -14,16 +14,13 @@ from redis.exceptions import RedisError
 
 from tasks.audit import verify
 from tasks.breaker import State
-from tasks.claims import Claim, Summary
+from tasks.claims import END_OF_TIME, Claim, Summary
 from tasks.claims import claims as table
 from tasks.errors import StoreError
 from tasks.outcomes import Delivery, Outcome, Status, undelivered
 from tasks.redis import client as redis
 from tasks.sinks import SINKS
 from tasks.stats import collect
-
-#: Later than anything is due.
-_END_OF_TIME = 2**40
 
 _COLOURS: Mapping[str, str] = {
     Outcome.DELIVERED: "green",
@@ -193,7 +190,7 @@ def _kept() -> Iterator[Claim]:
 
 def _due() -> Iterator[Summary]:
     """What has something left to do. A claim may settle between the index and its reading."""
-    for due in sorted(table().due(until=_END_OF_TIME)):
+    for due in sorted(table().due(until=END_OF_TIME)):
         claim = table().get(due.key)
         if claim and claim.due_at is not None:
             yield claim.summary()
