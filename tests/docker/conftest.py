@@ -1,6 +1,7 @@
 """The project of Compose that all these tests share, and pytest-celery's setup on it."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -60,6 +61,7 @@ def engine() -> None:
 @pytest.fixture(scope="session")
 def project(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """docker-compose.yml, up and healthy."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then it is taken down, too
     with Project(tmp_path_factory.mktemp("compose"), SETTINGS) as project:
         yield project
 
