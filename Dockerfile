@@ -14,7 +14,7 @@ COPY . .
 # The code stays in /app, as in a checkout: what is installed are its commands for celery.
 RUN PYTHONPATH=/opt/build pip --python .venv/bin/python install \
         --no-deps --no-build-isolation --editable . \
-    && python -m compileall -q celeryconfig.py flowerconfig.py tasks ingest \
+    && python -m compileall -q celeryconfig.py flowerconfig.py tasks ingest dashboard \
     && mkdir -p /opt/embedded/deploy && mv deploy/*.yaml /opt/embedded/deploy \
     && mv embedded requirements /opt/embedded && rm pyproject.toml README.md
 

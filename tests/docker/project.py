@@ -68,7 +68,8 @@ class Project:
             stack.callback(self._engine.close)
             stack.callback(self._remove_images, self._unnamed_images())
             stack.callback(self.run, "down", "--volumes", "--remove-orphans", "--timeout", "2")
-            self.run("up", "--detach", "--build")
+            self.run("build", "--force-rm")  # a build that fails leaves no container, either
+            self.run("up", "--detach")
             self.until_healthy()
             self._exit = stack.pop_all()
         return self

@@ -7,7 +7,9 @@ import requests
 
 from embedded.sinks import Received
 from tasks.claims import Claim, Claims
+from tests.integration.envelopes import Envelope
 from tests.integration.system import Answer, IngestContainer, System, TaskEvents, aws
+from tests.integration.waiting import eventually
 
 from .parts import PATIENCE, RedisPart, WorkerPart
 from .project import Project
@@ -69,6 +71,17 @@ class ContainerSystem(System):
         self._exit.enter_context(closing(self.broker.client))
         self._exit.enter_context(self.task_events)
         return self
+
+    def accept(self, event: Envelope) -> str:
+        """Post an event as EventBridge does: again, where ingest says 503; give its dedup key."""
+
+        def accepted() -> bool:
+            answer = self.ingest.post(event)
+            assert answer.status in (202, 503), answer
+            return answer.status == 202
+
+        eventually(accepted, PATIENCE, what="ingest takes an event")
+        return str(event["id"])
 
     def settled(self, key: str, seconds: float = PATIENCE) -> Claim:
         """Wait until an event has a final status."""
