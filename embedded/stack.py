@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _HOST = "127.0.0.1"
 
 #: Seconds a worker may take to finish what it is delivering when it is told to stop.
-_WORKER_GRACE = 20.0
+_WORKER_GRACE = 45.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,6 @@ def engine() -> None:
 def project(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """docker-compose.yml, up and healthy."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # then it is taken down, too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then it is taken down, too
     with Project(tmp_path_factory.mktemp("compose"), SETTINGS) as project:
         yield project
 
