@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test soak test-docker check docs lock clean
+.PHONY: help run demo test bench soak test-docker check docs lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: $(VENV)/embedded ## the same, checks what became of the sample events, and
 
 test: $(VENV)/dev ## every test that needs no Docker
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/dev ## benchmarks: ratios, side by side
+	@$(BIN)/python -m benchmarks.one_sink_down $(ARGS)
 
 soak: $(VENV)/dev ## load with random kills and faults: ARGS="--minutes 30 --rate 20 --seed 7"
 	@$(BIN)/python -m tests.soak $(ARGS)

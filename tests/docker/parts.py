@@ -89,7 +89,7 @@ class Part:
 
     def stop(self) -> int:
         """Ask it to end, as Compose does; give its exit code."""
-        self.container.stop(timeout=30)
+        self.container.stop(timeout=60)
         code: int = self.container.wait(timeout=PATIENCE)["StatusCode"]
         return code
 

@@ -1,0 +1,94 @@
+"""``python -m benchmarks.one_sink_down``: what the other sinks lose while one is down.
+
+Rounds with the CRM up and down take turns. In each, a batch of events is accepted, and the time
+runs until analytics and compliance have all of them. While the CRM is down its breaker is open, as
+it is for all but the first moments of an outage.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from embedded.sinks import SampleSinks
+from tests.integration.envelopes import envelope
+from tests.integration.nodes import EmulatorContainer, running
+from tests.integration.system import System
+from tests.integration.waiting import eventually
+
+#: Seconds that a round may take.
+PATIENCE = 300.0
+
+SETTINGS = {"CRM_BREAKER_FAILURES": "5", "CRM_BREAKER_SECONDS": "5", "SWEEP_INTERVAL_SECONDS": "5"}
+
+
+def main() -> None:
+    """Run the rounds and print what they took."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.one_sink_down", description=__doc__)
+    parser.add_argument("--events", type=int, default=300, help="of a round")
+    parser.add_argument("--rounds", type=int, default=4, help="of each kind")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="benchmark-"), "one-sink-down")
+    folder.mkdir()
+    with (
+        running(EmulatorContainer(folder)) as aws,
+        SampleSinks() as sinks,
+        System(folder, aws_url=aws.url, sinks=sinks, beat=True, listen=False, **SETTINGS) as system,
+        running(system.make_worker("crm", "-Q", "deliver.crm")),
+    ):
+        _round(system, options.events)  # everything is warm
+        rates: dict[str, list[float]] = {"up": [], "down": []}
+        for _ in range(options.rounds):
+            rates["up"].append(_round(system, options.events))
+            _take_crm_down(system)
+            rates["down"].append(_round(system, options.events))
+            _report(system)
+            _bring_crm_back(system)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, values in rates.items():
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        print(f"crm {name:<4}  {medians[name]:6.1f} events a second ({spread})")
+    print(f"the others keep {medians['down'] / medians['up']:.0%}")
+
+
+def _round(system: System, events: int) -> float:
+    """Send so many events; return how many a second the two healthy sinks got."""
+    batch = [envelope() for _ in range(events)]
+    keys = {f"{event['id']}:{sink}" for event in batch for sink in ("analytics", "compliance")}
+    begun = time.monotonic()
+    for start in range(0, events, 100):
+        answer = system.ingest.post(batch[start : start + 100])
+        assert answer.status == 202, answer
+    eventually(lambda: keys <= _taken(system), PATIENCE, what="the healthy sinks have all")
+    took = time.monotonic() - begun
+    eventually(lambda: not any(system.broker.client.llen(q) for q in QUEUES), PATIENCE)
+    return events / took
+
+
+QUEUES = ("events", "settle", "deliver.analytics", "deliver.crm", "deliver.compliance")
+
+
+def _taken(system: System) -> set[str]:
+    return {r.key for sink in ("analytics", "compliance") for r in system.sinks.received(sink)}
+
+
+def _take_crm_down(system: System) -> None:
+    system.sinks.behave("crm", "status", status=503)
+    while system.broker.client.hget("breaker.crm", "open_until") is None:
+        system.ingest.post([envelope() for _ in range(5)])
+        time.sleep(0.5)
+
+
+def _bring_crm_back(system: System) -> None:
+    system.sinks.behave("crm")
+    eventually(lambda: not system.due(), PATIENCE, what="what was parked is delivered")
+
+
+def _report(system: System) -> None:
+    memory = system.broker.client.info("memory")["used_memory_human"]
+    print(f"crm down: {len(system.due())} claims due, Redis holds {memory}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
