@@ -40,6 +40,9 @@ class Server(BaseApplication):
             "worker_class": "gthread",
             "threads": THREADS,
             "backlog": 1024,
+            # EventBridge opens a connection for every event; a client that is slow to send what was
+            # refused anyway is not to hold a thread.
+            "keepalive": 0,
             "graceful_timeout": 10,
             "proc_name": "ingest",
             "when_ready": _limit_silence,

@@ -1,7 +1,8 @@
 """The audit record: what is said of an event when it settles, and the chain that proves it.
 
 Each record's ``lineageHash`` covers the record before it, so none can be changed, dropped or
-slipped in without the chain breaking there. Clock readings are left out of the hash: the same
+slipped in without the chain breaking there; what the newest says is compared with the claim
+(``Claim.problems``). Clock readings are left out of the hash: the same
 history gives the same hash, whoever computes it and when.
 """
 
@@ -56,7 +57,7 @@ def make_record(
         "lagMs": elapsed_ms(received_at, processed_at),
         "status": status.value,
         "downstreamResults": [
-            _downstream_result(sink, delivery) for sink, delivery in sorted(deliveries.items())
+            downstream_result(sink, delivery) for sink, delivery in sorted(deliveries.items())
         ],
         "revision": revision + 1,
         "previousHash": previous_hash,
@@ -72,7 +73,8 @@ def make_record(
     return record | {"lineageHash": lineage_hash(record)}
 
 
-def _downstream_result(sink: str, delivery: Delivery) -> dict[str, Any]:
+def downstream_result(sink: str, delivery: Delivery) -> dict[str, Any]:
+    """State how one delivery stands."""
     result: dict[str, Any] = {
         "service": sink,
         "success": delivery.outcome is Outcome.DELIVERED,

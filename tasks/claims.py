@@ -16,25 +16,27 @@ to recover have ``parked_for``, and so are in the index ``parked`` as well.
 """
 
 import json
+import logging
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from heapq import merge
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import boto3
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tasks.audit import Record
+from tasks.audit import Record, downstream_result, verify
 from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
+from tasks.events import payload_hash
 from tasks.outcomes import Delivery, Outcome, Status, undelivered, waiting
 from tasks.schedule import Appointment, partitions_with
 from tasks.settings import Settings, settings
@@ -61,6 +63,10 @@ _READABLE = "NOT item_schema > :known"
 BUCKETS = 8
 
 Item = dict[str, Any]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _serialize = TypeSerializer().serialize
 _deserialize = TypeDeserializer().deserialize
@@ -156,6 +162,26 @@ class Claim:
         """The sinks that its present dispatch is for."""
         return waiting(self.deliveries) if self.targets is None else self.targets
 
+    def problems(self) -> list[str]:
+        """Return what its audit records contradict: themselves, or the claim; nothing if all holds.
+
+        Records dropped from the end together with a claim changed to match show only against the
+        records that were logged. Times are not covered.
+        """
+        problems = verify(self.audit)
+        if problems:
+            return problems
+        if any(record.get("eventId") != self.id for record in self.audit):
+            problems.append("has records of another event")
+        if self.payload and payload_hash(self.payload) != self.payload_sha256:
+            problems.append("its payload is not the one that was claimed")
+        if self.status is not Status.PROCESSING:
+            stands = [downstream_result(s, d) for s, d in sorted(self.deliveries.items())]
+            said: Record = self.audit[-1] if self.audit else {}
+            if said.get("status") != self.status.value or not _agree(said, stands):
+                problems.append("its newest record does not say how it stands")
+        return problems
+
     def to_json(self) -> dict[str, Any]:
         """As ``claims show --json`` prints it: no metadata, no payload."""
         processed = self.processed_at
@@ -206,6 +232,15 @@ class Conflict:
     """The event's id is claimed already, but by another payload."""
 
     claim: Claim
+
+
+def _agree(record: Record, stands: Sequence[Record]) -> bool:
+    """Tell whether a record has these results, but for attempts, which grow without a record."""
+
+    def ends(results: Sequence[Record]) -> list[Record]:
+        return [{k: v for k, v in result.items() if k != "attempts"} for result in results]
+
+    return ends(record.get("downstreamResults", [])) == ends(stands)
 
 
 class Due(NamedTuple):
@@ -529,7 +564,7 @@ class Claims:
                     {":bucket": str(bucket), ":until": _epoch() if until is None else until}
                 ),
             ):
-                yield _due(item, parked=False)
+                yield from _entry(_due, item)
 
     def count_due(self) -> tuple[int, int]:
         """Count what has something left to do, and what of it is being worked on."""
@@ -553,7 +588,7 @@ class Claims:
         """Yield what waits for a sink to recover, oldest first."""
         partitions = [self._query(**self._in(p), Limit=100) for p in partitions_with(sink)]
         for item in merge(*partitions, key=itemgetter("received_at")):
-            yield _due(item, parked=True)
+            yield from _entry(partial(_due, parked=True), item)
 
     def count_parked(self, sink: str) -> int:
         """Count what waits for a sink to recover."""
@@ -586,7 +621,7 @@ class Claims:
                 KeyConditionExpression="received_day = :day",
                 ExpressionAttributeValues=_to_attributes({":day": day.isoformat()}),
             ):
-                yield _summary(item)
+                yield from _entry(_summary, item)
             day += timedelta(days=1)
 
     def newest(
@@ -619,7 +654,7 @@ class Claims:
                 Limit=READ_AT_ONCE,
                 **({"ExclusiveStartKey": _to_attributes(start)} if start else {}),
             ):
-                yield _summary(item)
+                yield from _entry(_summary, item)
             day -= timedelta(days=1)
             start = {}
 
@@ -704,7 +739,15 @@ def bucket_of(key: str) -> str:
     return str(zlib.crc32(key.encode()) % BUCKETS)
 
 
-def _due(item: Item, *, parked: bool) -> Due:
+def _entry(read: Callable[[Item], T], item: Item) -> Iterator[T]:
+    """Read an entry of an index; one that cannot be read must not hide those behind it."""
+    try:
+        yield read(item)
+    except (KeyError, ValueError) as error:
+        _log.error("entry of %s in an index cannot be read: %r", item.get("id"), error)
+
+
+def _due(item: Item, *, parked: bool = False) -> Due:
     return Due(
         int(item["due_at"]),
         item["id"],
@@ -774,6 +817,13 @@ def _from_attributes(attributes: Mapping[str, Any]) -> Claim:
         raise UnknownSchemaError(
             f"claim of {item['id']}: item schema {schema}; known up to {ITEM_SCHEMA}"
         )
+    try:
+        return _claim_of(item)
+    except (KeyError, ValueError, TypeError, zlib.error) as error:
+        raise UnknownSchemaError(f"claim of {item['id']}: cannot be read: {error!r}") from error
+
+
+def _claim_of(item: Item) -> Claim:
     return Claim(
         id=item["id"],
         status=Status(item["status"]),

@@ -49,7 +49,7 @@ class StoreError(ProcessorError):
 
 
 class UnknownSchemaError(ProcessorError):
-    """Raised when a message or an item was written by a release newer than this one."""
+    """Raised when a message or an item cannot be read: most likely, a newer release wrote it."""
 
 
 class ClaimNotFoundError(ProcessorError):

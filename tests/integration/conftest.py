@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import pools
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -210,6 +211,7 @@ def celery_worker_cluster(system: System, celery_setup_app: Celery) -> CeleryWor
 @pytest.fixture
 def celery_setup_app(celery_setup_cls: Any, celery_setup_config: Any) -> Iterator[Celery]:
     """An app that only sends; closed with the test."""
+    pools.reset()  # kombu shares connections among apps: those to a Redis that was killed since
     app = celery_setup_cls.create_setup_app(celery_setup_config, "tests")
     yield app
     app.close()

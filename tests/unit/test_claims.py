@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.audit import make_record
 from tasks.claims import (
     BUCKETS,
     ITEM_SCHEMA,
@@ -494,3 +495,62 @@ def test_a_claim_that_is_being_worked_on_shows_until_when():
     assert (shown["processedAt"], shown["lagMs"]) == (None, None)
     assert shown["deliveries"]["crm"] == Delivery().to_json()
     assert shown["deliveries"]["crm"]["outcome"] == Outcome.PENDING
+
+
+# ── What contradicts it ───────────────────────────────────────────────────────────────────────
+
+
+def _settled_with(*records, **changes):
+    return settled(audit=list(records), **changes)
+
+
+def _record(**changes):
+    said = {
+        "event_id": EVENT_ID,
+        "interaction_id": "interaction-1",
+        "event_type": "created",
+        "received_at": "2026-01-31T12:00:01.000Z",
+        "processed_at": "2026-01-31T12:00:02.000Z",
+        "status": Status.PARTIAL_FAILURE,
+        "deliveries": HALF,
+        "previous": (0, None),
+    }
+    return make_record(**(said | changes))
+
+
+def test_a_claim_as_it_was_written_holds():
+    assert _settled_with(_record()).problems() == []
+    assert make_claim().problems() == []
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        _settled_with(),
+        _settled_with(_record(event_id="another")),
+        _settled_with(_record(), status=Status.COMPLETED),
+        _settled_with(_record(), deliveries={**HALF, "crm": delivered()}),
+        _settled_with(_record(), payload=b"{}"),
+        _settled_with({**_record(), "status": "completed"}),
+    ],
+    ids=["no-record", "anothers-record", "status", "outcome", "payload", "record"],
+)
+def test_a_claim_that_was_changed_behind_our_back_is_told(tampered):
+    assert tampered.problems()
+
+
+def test_an_entry_of_an_index_that_cannot_be_read_hides_none_behind_it(caplog):
+    class Client:
+        def query(self, **_):
+            entry = {"due_at": 5, "id": "a", "version": 2, "dispatched_at": 4}
+            items = [entry | {"status": "cancelled"}, entry | {"id": "b", "status": "processing"}]
+            return {"Items": list(map(_to_attributes, items))}
+
+    assert {due.key for due in table(Client()).due()} == {"b"}
+    assert "entry of a in an index cannot be read" in caplog.text
+
+
+def test_a_claim_that_cannot_be_read_is_told_as_such():
+    broken = attributes_of(make_claim()) | {"audit": {"L": [{"S": "not json"}]}}
+    with pytest.raises(UnknownSchemaError, match=f"claim of {EVENT_ID}: cannot be read"):
+        _from_attributes(broken)
