@@ -76,4 +76,5 @@ def test_an_event_is_counted_on_its_way(
     assert seen["throughput"]["lastHour"] >= 1
     assert seen["lagSeconds"]["p50"] > 0
     assert seen["sinks"]["crm"]["state"] == "closed"
-    assert set(seen["backlog"]) == {"events", "settle", *(f"deliver.{sink}" for sink in SINKS)}
+    queues = {"events", "settle", "sweep", *(f"deliver.{sink}" for sink in SINKS)}
+    assert set(seen["backlog"]) == queues
