@@ -10,9 +10,11 @@ from urllib.parse import urlsplit
 
 import click
 from celery.bin.base import CeleryCommand
+from redis import RedisError
 
 from tasks.call import Attempt, client_of
 from tasks.clock import now, to_rfc3339
+from tasks.deliver import breaker_of
 from tasks.errors import DeliveryError, SettingsError
 from tasks.events import EventType, InteractionEvent, event_from_json
 from tasks.settings import settings
@@ -99,7 +101,16 @@ def _describe(sink: SinkSettings) -> dict[str, Any]:
         "policy": {_camel_case(part): value for part, value in asdict(sink.policy).items()},
         "authentication": sink.authentication,
         "signing": bool(sink.signing_secrets),
+        "breaker": _breaker(sink.sink.name),
     }
+
+
+def _breaker(name: str) -> str:
+    """Tell the state of a sink's breaker; what is set can be looked at without Redis, too."""
+    try:
+        return breaker_of(name).look().state.value
+    except RedisError:
+        return "unknown: Redis does not answer"
 
 
 def _lines(policy: Policy, shown: Mapping[str, Any]) -> Iterator[str]:
@@ -119,7 +130,7 @@ def _lines(policy: Policy, shown: Mapping[str, Any]) -> Iterator[str]:
         "time-outs": f"{policy.connect_timeout} s to connect, {policy.read_timeout} s to answer",
         "limits": ", ".join(limits) or "none",
         "breaker": f"opens after {policy.breaker_failures} failures in a row, "
-        f"for {policy.breaker_seconds} s",
+        f"for {policy.breaker_seconds} s; now {shown['breaker']}",
         "auth": shown["authentication"] or "none",
         "signing": "Standard Webhooks" if shown["signing"] else "none",
     }.items():

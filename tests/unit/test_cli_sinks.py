@@ -80,6 +80,7 @@ def test_each_sink_is_listed_with_its_policy(run):
         },
         "authentication": None,
         "signing": False,
+        "breaker": "unknown: Redis does not answer",
     }
 
 
