@@ -75,9 +75,9 @@ def _taken(system: System) -> set[str]:
 
 def _take_crm_down(system: System) -> None:
     system.sinks.behave("crm", "status", status=503)
-    while system.broker.client.hget("breaker.crm", "open_until") is None:
-        system.ingest.post([envelope() for _ in range(5)])
-        time.sleep(0.5)
+    system.ingest.post([envelope() for _ in range(10)])  # more than open the breaker
+    redis = system.broker.client
+    eventually(lambda: redis.hget("breaker.crm", "open_until"), PATIENCE, what="its breaker opens")
 
 
 def _bring_crm_back(system: System) -> None:
