@@ -85,7 +85,7 @@ class EventPage(Page):
             tones=TONES,
             generations=generations,
             remembered=list(remembered(self.application.events.state.tasks, claim)),
-            problems=audit.verify(claim.audit),
+            problems=claim.problems(),
             sinks=SINKS,
             payload=payload,
             payloads_shown=settings().dashboard_show_payloads,

@@ -1,9 +1,10 @@
 """One event's life in the order in which it happened, from its claim. Pure.
 
-The claim keeps how each delivery stands and an audit record for every time the event settled, not
-each attempt: what a record says that the one before it did not is what happened in between.
+The claim keeps how each delivery stands, its newest calls, and an audit record for every time the
+event settled: what a record says that the one before it did not is what happened in between.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ class Entry:
 
 def timeline(claim: Claim) -> list[Entry]:
     """Tell an event's life, oldest first, and what comes next."""
-    return [*_beginning(claim), *_settled(claim.audit), *_next(claim)]
+    calls = deque(_calls(claim.deliveries))
+    return [*_beginning(claim), *_settled(claim.audit, calls), *calls, *_next(claim)]
 
 
 def _beginning(claim: Claim) -> Iterator[Entry]:
@@ -54,7 +56,21 @@ def _beginning(claim: Claim) -> Iterator[Entry]:
     yield Entry(at=claim.received_at, what=f"received: {kind}", details=details)
 
 
-def _settled(records: Sequence[Record]) -> Iterator[Entry]:
+def _calls(deliveries: Mapping[str, Delivery]) -> list[Entry]:
+    """Tell of each call that is remembered, oldest first."""
+    made = sorted((call, sink) for sink, delivery in deliveries.items() for call in delivery.calls)
+    return [
+        Entry(
+            at=call.to_json()["at"],
+            what=f"{sink}: {call.error or call.status}, {call.ms} ms",
+            tone="bad" if call.error else "good",
+        )
+        for call, sink in made
+    ]
+
+
+def _settled(records: Sequence[Record], calls: deque[Entry]) -> Iterator[Entry]:
+    """Tell of each time it settled, after the calls that led to it, which are taken out."""
     before: Mapping[str, Mapping[str, Any]] = {}
     for record in records:
         results = {result["service"]: result for result in record["downstreamResults"]}
@@ -62,6 +78,8 @@ def _settled(records: Sequence[Record]) -> Iterator[Entry]:
             yield Entry(at=None, what=f"sent again, as {actor} asked")
         elif before:
             yield Entry(at=None, what="tried again by itself")
+        while calls and (calls[0].at or "") <= record["processedAt"]:
+            yield calls.popleft()
         yield Entry(
             at=record["processedAt"],
             what=f"settled: {record['status'].replace('_', ' ')}",

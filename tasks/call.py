@@ -37,6 +37,7 @@ class Attempt:
         """What the answer means; None is delivered."""
         error = judge(self.answer.status, self.answer.retry_after, now())
         if error:
+            error.status = self.answer.status
             error.response = self.excerpt or None
         return error
 
@@ -53,16 +54,18 @@ class SinkClient:
         self._tokens = tokens
         self._signers = [Webhook(secret) for secret in sink.signing_secrets]
 
-    def post(self, body: Mapping[str, Any], key: str) -> None:
-        """Deliver something; ``key`` is the Idempotency-Key.
+    def post(self, body: Mapping[str, Any], key: str) -> int:
+        """Deliver something and return the status of the answer; ``key`` is the Idempotency-Key.
 
         Raises:
             TransientDeliveryError: the sink could not be reached, or says that it cannot now.
             DeliveryError: the sink refused the event for good.
             SettingsError: nobody said where the sink is.
         """
-        if error := self.attempt(body, key).error:
+        attempt = self.attempt(body, key)
+        if error := attempt.error:
             raise error
+        return attempt.answer.status
 
     def attempt(
         self, body: Mapping[str, Any], key: str, more: Mapping[str, str] | None = None

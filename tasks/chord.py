@@ -24,7 +24,10 @@ from tasks.errors import (
     ParkedError,
     TransientDeliveryError,
 )
-from tasks.outcomes import Outcome, Report
+from tasks.outcomes import Call, Outcome, Report
+
+#: The header of a delivery's message that lists the calls it has made.
+CALLS = "calls"
 
 #: Seconds that a complete chord is kept, in case its last part is redelivered.
 KEEP_COMPLETE = 300
@@ -117,7 +120,13 @@ def report_of(request: Any, state: str, result: Any) -> Report:
         error=_reason(state, result),
         transient=state == states.FAILURE and _may_pass(result),
         response=getattr(result, "response", None),
+        calls=calls_of(request),
     )
+
+
+def calls_of(request: Any) -> tuple[Call, ...]:
+    """Return the calls that a delivery task has noted; they ride along in its message's headers."""
+    return tuple(Call(*call) for call in (request.headers or {}).get(CALLS, ()))
 
 
 def _outcome(state: str, parked: bool) -> Outcome:

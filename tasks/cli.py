@@ -262,6 +262,9 @@ def _describe_delivery(sink: str, delivery: Delivery) -> Iterator[str]:
     yield line.rstrip()
     if delivery.error:
         yield f"               {printable(delivery.error)}"
+    for call in delivery.calls:
+        told = call.to_json()
+        yield f"    {told['at']}  {printable(call.error) or call.status}, {call.ms} ms"
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """``deliver.<sink>``: one HTTP call of one event to one sink, tried again as its policy says."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -13,6 +14,7 @@ from tasks import limits
 from tasks.breaker import Breaker
 from tasks.call import client_of
 from tasks.celery import EventTask, app
+from tasks.chord import CALLS, calls_of
 from tasks.claims import claims
 from tasks.clock import now, to_rfc3339
 from tasks.cxone import Found, contexts
@@ -25,7 +27,7 @@ from tasks.errors import (
     UnderWayError,
 )
 from tasks.events import event_from_json
-from tasks.outcomes import Outcome, Report
+from tasks.outcomes import Call, Outcome, Report, newest
 from tasks.poison import lost_too_often
 from tasks.redis import client as redis
 from tasks.settings import settings
@@ -66,12 +68,12 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
         if payload is None:
             payload = _reopen(self, key, sink, actor or f"somebody at {_host_of_sender(self)}")
             if payload is None:
-                return _report(sink, attempts=0)
+                return _report(self, sink, attempts=0)
         try:
             found = _context(self, sink, payload)
             task_id = str(self.request.id)
             with breaker_of(sink.name).watch(task_id), limits.turn(redis(), to, task_id):
-                _call(sink, key, payload, found.context)
+                _call(self, sink, key, payload, found.context)
         except limits.NoTurnError as later:
             why = f"waits for its turn at {sink.name}"
             raise cast("EventTask", self).postpone(later.wait, why) from None
@@ -81,7 +83,7 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
             raise self.retry(
                 exc=error, countdown=min(error.retry_after, policy.retry_after_cap)
             ) from None
-        return _report(sink, attempts=self.request.retries + 1, note=found.note)
+        return _report(self, sink, attempts=self.request.retries + 1, note=found.note)
 
     return deliver
 
@@ -105,15 +107,36 @@ def _context(task: Task[Any, Any], sink: Sink, payload: Mapping[str, Any]) -> Fo
 
 
 def _call(
-    sink: Sink, key: str, payload: Mapping[str, Any], context: Mapping[str, Any] | None
+    task: Task[Any, Any],
+    sink: Sink,
+    key: str,
+    payload: Mapping[str, Any],
+    context: Mapping[str, Any] | None,
 ) -> None:
     body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
     if context is not None:
         body = {**body, "context": context}
+    begun = time.time()
     try:
-        client_of(sink.name).post(body, sink.idempotency_key(key))
+        status = _post(sink, body, key)
+    except DeliveryError as error:
+        _note(task, begun, error.status, str(error))
+        raise
+    _note(task, begun, status)
+
+
+def _post(sink: Sink, body: Mapping[str, Any], key: str) -> int:
+    try:
+        return client_of(sink.name).post(body, sink.idempotency_key(key))
     except SoftTimeLimitExceeded:
         raise TransientDeliveryError("the answer came too slowly") from None
+
+
+def _note(task: Task[Any, Any], begun: float, status: int, error: str = "") -> None:
+    """Note a call in the headers of the task, where its next try and its report find it."""
+    call = Call(int(begun * 1000), max(0, int((time.time() - begun) * 1000)), status, error)
+    calls = newest([*calls_of(task.request), call])
+    task.request.headers = {**(task.request.headers or {}), CALLS: calls}
 
 
 def _reopen(task: Task[Any, Any], key: str, sink: Sink, actor: str) -> dict[str, Any] | None:
@@ -141,13 +164,16 @@ def _host_of_sender(task: Task[Any, Any]) -> str:
     return str(task.request.origin or "").partition("@")[2] or "an unknown host"
 
 
-def _report(sink: Sink, attempts: int, note: str | None = None) -> dict[str, Any]:
+def _report(
+    task: Task[Any, Any], sink: Sink, attempts: int, note: str | None = None
+) -> dict[str, Any]:
     return Report(
         sink=sink.name,
         outcome=Outcome.DELIVERED,
         attempts=attempts,
         at=to_rfc3339(now()),
         note=note,
+        calls=calls_of(task.request),
     ).to_json()
 
 

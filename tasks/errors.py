@@ -68,9 +68,11 @@ class DeliveryError(ProcessorError):
     """Raised when a sink refused an event for good; trying again cannot help.
 
     The message names no URL and no part of the event or the answer: logs and Flower show it.
-    ``response`` is an excerpt of the answer, for the claim alone, where there was one.
+    Where there was an answer, ``status`` is its, and ``response`` an excerpt of it, for the claim
+    alone.
     """
 
+    status: int = 0
     response: str | None = None
 
 

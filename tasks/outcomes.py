@@ -4,10 +4,16 @@ Merging is monotone: delivered is absorbing, and for the rest the later outcome 
 outcomes may arrive twice, late and in any order, and the claim ends up the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
+
+from tasks.clock import to_rfc3339
+
+#: The newest calls that are remembered one by one, of each delivery.
+CALLS_KEPT = 20
 
 
 class Status(StrEnum):
@@ -29,6 +35,26 @@ class Outcome(StrEnum):
     REVOKED = "revoked"  # an operator stopped it
 
 
+class Call(NamedTuple):
+    """One attempt, as it is remembered: the time of its beginning in ms since the epoch, how long
+    it took in ms, the status of the answer (0: there was none), and why it failed (empty: it did
+    not)."""
+
+    at: int
+    ms: int
+    status: int = 0
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``claims show --json`` prints it."""
+        return {
+            "at": to_rfc3339(datetime.fromtimestamp(self.at / 1000, tz=UTC)),
+            "ms": self.ms,
+            "status": self.status or None,
+            "error": self.error or None,
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """How one event's delivery to one sink stands.
@@ -37,6 +63,7 @@ class Delivery:
     merging the same outcome twice does not count its attempts twice. ``at`` is RFC 3339.
     ``transient``: it may get through by itself later. ``response`` is an excerpt of what the sink
     answered with its refusal; it may hold personal data, so it is kept on the claim alone.
+    ``calls`` are the newest attempts, oldest first, of those who lived to report.
     """
 
     outcome: Outcome = Outcome.PENDING
@@ -45,6 +72,7 @@ class Delivery:
     at: str | None = None
     transient: bool = False
     response: str | None = None
+    calls: Sequence[Call] = ()
 
     @property
     def attempts(self) -> int:
@@ -55,7 +83,8 @@ class Delivery:
         """Return what both together say: commutative, associative, idempotent."""
         generations = self.tries.keys() | other.tries.keys()
         tries = {g: max(self.tries.get(g, 0), other.tries.get(g, 0)) for g in sorted(generations)}
-        return replace(_standing(self, other), tries=tries)
+        calls = newest({*self.calls, *other.calls})
+        return replace(_standing(self, other), tries=tries, calls=calls)
 
     def same_end(self, other: "Delivery") -> bool:
         """Tell whether both ended alike, whenever and after however many attempts."""
@@ -68,8 +97,14 @@ class Delivery:
             "attempts": self.attempts,
             "error": self.error,
             "at": self.at,
+            "calls": [call.to_json() for call in self.calls],
             **({"response": self.response} if self.response else {}),
         }
+
+
+def newest(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """Return the calls that are remembered of these, oldest first."""
+    return tuple(sorted(calls)[-CALLS_KEPT:])
 
 
 def _standing(one: Delivery, other: Delivery) -> Delivery:
@@ -98,15 +133,17 @@ class Report:
     transient: bool = False
     response: str | None = None
     note: str | None = None
+    calls: Sequence[Call] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it travels."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Report":
         """Read what ``to_json`` wrote."""
-        return cls(**{**data, "outcome": Outcome(data["outcome"])})
+        calls = tuple(Call(*call) for call in data.get("calls", ()))
+        return cls(**{**data, "outcome": Outcome(data["outcome"]), "calls": calls})
 
     def delivery(self, generation: int) -> Delivery:
         """The state that this report alone would give, as part of that generation."""
@@ -117,6 +154,7 @@ class Report:
             at=self.at,
             transient=self.transient,
             response=self.response,
+            calls=tuple(self.calls),
         )
 
 

@@ -137,6 +137,7 @@ def test_what_a_bad_sink_does_has_the_right_outcome(
 
     deliveries = claim.deliveries
     assert (deliveries["crm"].outcome, deliveries["crm"].attempts) == (outcome, attempts)
+    assert [c.error for c in deliveries["crm"].calls] == [deliveries["crm"].error or ""] * attempts
     assert (deliveries["crm"].error or "").startswith(error or "")
     assert len(deliveries["crm"].response or "") <= 1024
     keys = {request.headers["Idempotency-Key"] for request in crm.requests}

@@ -56,7 +56,7 @@ def test_claims_show_json_is_the_whole_life_of_an_event(system: System, redriven
         "dueAt": None,
     }
     assert set(deliveries) == set(SINKS)
-    assert deliveries["crm"].keys() == {"outcome", "attempts", "error", "at"}
+    assert deliveries["crm"].keys() == {"outcome", "attempts", "error", "at", "calls"}
     assert {s: (d["outcome"], d["attempts"], d["error"]) for s, d in deliveries.items()} == {
         "analytics": ("delivered", 1, None),
         "crm": ("delivered", 2, None),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tasks.audit import make_record
 from tasks.errors import FieldError
-from tasks.outcomes import Delivery, Outcome, Report, Status
+from tasks.outcomes import Call, Delivery, Outcome, Report, Status, newest
 
 from .samples import EVENT_ID, STAGES, make_envelope
 
@@ -73,6 +73,19 @@ def reasons_of(outcome: Outcome) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+#: More calls than are remembered, now and then.
+calls = st.sets(
+    st.builds(
+        Call,
+        st.integers(1_769_860_800_000, 1_769_860_800_099),
+        st.integers(0, 99),
+        st.sampled_from([0, 200, 503]),
+        st.sampled_from(["", "503 Service Unavailable"]),
+    ),
+    max_size=30,
+)
+
+
 @st.composite
 def deliveries(draw: st.DrawFn) -> Delivery:
     """A delivery as it can stand in a claim."""
@@ -83,6 +96,7 @@ def deliveries(draw: st.DrawFn) -> Delivery:
         outcome=outcome,
         tries=draw(st.dictionaries(generations.map(str), st.integers(0, 5), max_size=3)),
         at=draw(moments),
+        calls=newest(draw(calls)),
         **draw(reasons_of(outcome)),
     )
 
@@ -96,6 +110,7 @@ def reports(draw: st.DrawFn) -> Report:
         outcome=outcome,
         attempts=draw(st.integers(0, 5)),
         at=draw(moments),
+        calls=newest(draw(calls)),
         **draw(reasons_of(outcome)),
     )
 

@@ -193,7 +193,7 @@ def test_a_claim_is_one_json_object(run, claim):
         "audit",
     ]
     for delivery in shown["deliveries"].values():
-        assert list(delivery) == ["outcome", "attempts", "error", "at"]
+        assert list(delivery) == ["outcome", "attempts", "error", "at", "calls"]
 
 
 def test_nothing_that_came_from_outside_steers_the_terminal(run):

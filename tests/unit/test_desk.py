@@ -1,6 +1,7 @@
 """What the dashboard's pages say, without a browser and without Flower."""
 
 import base64
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from dashboard.words import ago, duration
 from tasks.audit import make_record
 from tasks.clock import from_rfc3339
 from tasks.errors import FieldError
-from tasks.outcomes import Delivery, Outcome, Status
+from tasks.outcomes import Call, Delivery, Outcome, Status
 
 from .samples import EVENT_ID, RECEIVED_AT, TIME, delivered, failed, make_claim
 
@@ -275,6 +276,23 @@ def test_a_retry_is_told_with_its_actor_and_what_it_changed():
             ("crm: delivered, 0 attempts",),  # the sample's attempts are of the same generation
         ),
     ]
+
+
+def test_each_call_is_told_before_what_it_led_to():
+    refused = Call(1_769_860_829_000, 12, 503, "503 Service Unavailable")
+    unheard = Call(1_769_860_829_500, 1000, 0, "no answer within 1 s")
+    taken = Call(1_769_860_830_500, 7, 201)  # half a second after the event had settled
+    crm = Delivery(outcome=Outcome.DELIVERED, at="2026-01-31T12:00:31Z", calls=(unheard, taken))
+    analytics = Delivery(outcome=Outcome.FAILED, at=TIME, calls=(refused,))
+    claim = replace(SETTLED, deliveries={"crm": crm, "analytics": analytics})
+    entries = told(replace(claim, audit=[record(claim)]))
+    assert [(what, tone) for _, what, tone, _ in entries[2:]] == [
+        ("analytics: 503 Service Unavailable, 12 ms", "bad"),
+        ("crm: no answer within 1 s, 1000 ms", "bad"),
+        ("settled: partial failure", "bad"),
+        ("crm: 201, 7 ms", "good"),
+    ]
+    assert entries[2][0] == "2026-01-31T12:00:29.000Z"
 
 
 def test_an_invalid_event_tells_its_reasons():

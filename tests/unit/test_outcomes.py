@@ -1,8 +1,21 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.outcomes import Delivery, Outcome, Report, Status, merge, status_of, undelivered
+from tasks.outcomes import (
+    CALLS_KEPT,
+    Call,
+    Delivery,
+    Outcome,
+    Report,
+    Status,
+    merge,
+    newest,
+    status_of,
+    undelivered,
+)
 
 from .samples import delivered, failed, report
 from .strategies import deliveries, deliveries_by_sink, reports, rounds
@@ -190,4 +203,28 @@ def test_a_delivery_shows_how_it_stands():
         "attempts": 5,
         "error": "503 Service Unavailable",
         "at": "2026-01-31T12:00:30.000Z",
+        "calls": [],
     }
+
+
+def test_a_delivery_shows_its_calls():
+    calls = (
+        Call(1_769_860_830_000, 12, 503, "503 Service Unavailable"),
+        Call(1_769_860_831_500, 7),
+    )
+    shown = replace(failed("no answer within 10 s", attempts=2), calls=calls).to_json()["calls"]
+    assert shown == [
+        {
+            "at": "2026-01-31T12:00:30.000Z",
+            "ms": 12,
+            "status": 503,
+            "error": "503 Service Unavailable",
+        },
+        {"at": "2026-01-31T12:00:31.500Z", "ms": 7, "status": None, "error": None},
+    ]
+
+
+def test_no_more_than_the_newest_calls_are_kept():
+    calls = [Call(at, 1, 200) for at in range(CALLS_KEPT + 5)]
+    early, late = Delivery(calls=newest(calls[:15])), Delivery(calls=newest(calls[10:]))
+    assert early.merge(late).calls == tuple(calls[5:])
