@@ -47,6 +47,7 @@ class Server(BaseApplication):
             "proc_name": "ingest",
             "when_ready": _limit_silence,
             "control_socket_disable": True,
+            "forwarder_headers": "",  # nobody but the request's first line says what is asked for
         }
         for name, value in options.items():
             self.cfg.set(name, value)

@@ -323,6 +323,11 @@ def test_unknown_headers_do_not_disturb(ingest: IngestContainer) -> None:
     assert "Content-Range" not in answer.headers
 
 
+def test_no_header_changes_which_path_is_asked_for(ingest: IngestContainer) -> None:
+    request = head(Content_Length="2").replace(b"\r\n\r\n", b"\r\nSCRIPT_NAME: /x\r\n\r\n")
+    assert status_of(talk(ingest, request + b"[]")) == 202
+
+
 def test_a_refused_body_is_not_taken_for_the_next_request(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:

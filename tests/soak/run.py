@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from tasks.bound import settled_within
 from tasks.settings import load
+from tasks.sweep import longest_wait
 from tests.integration.envelopes import SINKS
 from tests.integration.nodes import running
 from tests.integration.system import System
@@ -45,6 +46,9 @@ SETTINGS = {
 #: Processes of each worker's pool. There are two workers, each of which takes from every queue.
 CONCURRENCY = ("--concurrency", "4")
 
+#: Queues that an event waits in, one after the other: of events, of its sinks, of settle.
+STAGES = 3
+
 #: Seconds between two lines of progress.
 TICK = 5.0
 
@@ -76,6 +80,7 @@ class Soak:
         self.system = system
         self.ledger = ledger
         self.bound = settled_within(load(system.settings))
+        self.queued = 0  # the longest that the next message of a queue was seen to have waited
         self.verdict = Verdict()
         self._tell = tell
         self._events = events(random.Random(rng.getrandbits(64)), options.events)
@@ -115,8 +120,11 @@ class Soak:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was lost and nothing stuck, and all of it in time."""
-        in_time = self.verdict.percentile(1) <= self.bound
+        """Whether nothing was lost and nothing stuck, and all of it in time.
+
+        Time in the queues comes on top of the bound, as the bound's document says.
+        """
+        in_time = self.verdict.percentile(1) <= self.bound + STAGES * self.queued
         return in_time and not self.verdict.problems and not self.load.refused
 
     def _wait_until_over(self, seconds: float) -> None:
@@ -133,14 +141,16 @@ class Soak:
         kills, faults = self._count(KILLS), self._count(FAULTS)
         self._tell(
             f"{seconds:5.0f} s  accepted {accepted} ({accepted / seconds:.1f}/s)"
-            f"  settled {accepted - len(left) - self._waiting()}  overdue {overdue}"
+            f"  settled {accepted - len(left) - self._look_at_queues()}  overdue {overdue}"
             f"  kills {kills.total()}  faults {faults.total()}"
         )
 
-    def _waiting(self) -> int:
-        """Count the events that wait to be claimed; 0 where Redis is away."""
+    def _look_at_queues(self) -> int:
+        """Count the events that wait to be claimed; note how long messages wait."""
+        redis = self.system.broker.client
         try:
-            return int(self.system.broker.client.llen("events"))
+            self.queued = max(self.queued, longest_wait(redis))
+            return int(redis.llen("events"))
         except RedisError:
             return 0
 
@@ -164,7 +174,8 @@ class Soak:
         yield f"calls     {calls['taken']} taken by sinks, {calls['repeated']} of them repeated"
         yield (
             f"settled   p50 {verdict.percentile(0.5):.1f} s, p99 {verdict.percentile(0.99):.1f} s,"
-            f" worst {verdict.percentile(1):.1f} s; the bound is {self.bound} s;"
+            f" worst {verdict.percentile(1):.1f} s; the bound is {self.bound} s,"
+            f" the longest wait in a queue was {self.queued} s;"
             f" {verdict.completed_later} completed by a redrive"
         )
         for key, status in self.load.refused.items():
