@@ -234,6 +234,7 @@ class System:
         sinks: SampleSinks,
         beat: bool = False,
         listen: bool = True,
+        broker: RedisContainer | None = None,
         **settings: str,
     ) -> None:
         """Describe the parts; ``with`` starts them."""
@@ -242,7 +243,7 @@ class System:
         self.aws_url = aws_url
         self.table = f"claims-{folder.name}"
         self.dynamodb = Wiretap(aws_url)
-        self.broker = RedisContainer(folder)
+        self.broker = broker or RedisContainer(folder)
         self.settings = {
             "REDIS_URL": self.broker.url,
             "PROCESSING_TABLE": self.table,
