@@ -1,11 +1,10 @@
 """Celery's configuration. What users set is in ``tasks/settings.py``; what we decide is here."""
 
-import ssl
-
 from kombu import Queue
 
 from tasks import transport
 from tasks.bound import RESTORE_INTERVAL
+from tasks.redis import tls
 from tasks.settings import settings
 from tasks.sinks import SINKS
 
@@ -19,8 +18,8 @@ timezone = "UTC"
 # Redis: transport of messages, and of the outcomes of a chord on their way to settle.
 broker_url = _settings.redis_url
 result_backend = f"tasks.chord:SettlingBackend+{_settings.redis_url}"
-if _settings.redis_url.startswith("rediss:"):
-    broker_use_ssl = redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+if tls():
+    broker_use_ssl = redis_backend_use_ssl = tls()
 broker_connection_retry_on_startup = True
 broker_transport_options = {
     "visibility_timeout": _settings.visibility_timeout,

@@ -24,7 +24,7 @@ from dashboard.guard import STATIC, guarded
 from dashboard.redrives import ChoosePage, RedrivePage
 from dashboard.retry import RetryPage
 from dashboard.templates import FlowerChangedError, templates
-from tasks import audit
+from tasks import json_lines
 
 #: Handlers of Flower that are ours here.
 REPLACED = {
@@ -62,7 +62,7 @@ def install() -> None:
     urls.handlers[:] = [*ADDED, *map(_guarded, urls.handlers)]
     urls.settings["template_loader"] = DictLoader(templates(Path(urls.settings["template_path"])))
     urls.settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
-    audit.log_to_stdout()
+    json_lines.log_to_stdout()
     logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of every client made
 
 

@@ -129,7 +129,7 @@ class Template:
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         """Read a file; ``parameters`` are its own and the pseudo parameters (``AWS::…``)."""
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is safe
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - it is safe
         defaults = {
             name: parameter["Default"]
             for name, parameter in document["Parameters"].items()
@@ -185,11 +185,11 @@ class Template:
         return f"arn:aws:{service}:{self._references['AWS::Region']}:000000000000:{name}"
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Reads CloudFormation's short forms: ``!Ref x`` as ``{"Ref": "x"}``, and so on."""
 
 
-def _long_form(loader: _Loader, name: str, node: yaml.Node) -> dict[str, Any]:
+def _long_form(loader: Loader, name: str, node: yaml.Node) -> dict[str, Any]:
     value: Any
     if isinstance(node, yaml.ScalarNode):
         value = loader.construct_scalar(node)
@@ -200,7 +200,7 @@ def _long_form(loader: _Loader, name: str, node: yaml.Node) -> dict[str, Any]:
     return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
 
 
-_Loader.add_multi_constructor("!", _long_form)
+Loader.add_multi_constructor("!", _long_form)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ history gives the same hash, whoever computes it and when.
 import hashlib
 import json
 import logging
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -113,16 +112,3 @@ def log_records(records: Iterable[Record]) -> None:
     """Write records to the log, one JSON object a line."""
     for record in records:
         _log.info(json.dumps(record, ensure_ascii=False))
-
-
-def log_to_stdout() -> None:
-    """Give audit records a line of their own on standard output, with nothing before the JSON.
-
-    ``sys.__stdout__`` because a worker replaces ``sys.stdout`` by a logger.
-    """
-    if not _log.handlers:
-        handler = logging.StreamHandler(sys.__stdout__)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        _log.addHandler(handler)
-        _log.setLevel(logging.INFO)
-        _log.propagate = False

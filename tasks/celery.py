@@ -9,7 +9,7 @@ from celery import Celery, Task, signals
 from celery.exceptions import Reject, Retry
 from kombu.exceptions import OperationalError
 
-from tasks import audit
+from tasks import json_lines
 from tasks.clock import now
 from tasks.settings import settings
 
@@ -100,5 +100,5 @@ def _give_sign_of_life(**_: Any) -> None:
 
 @signals.after_setup_logger.connect
 def _set_up_logs(**_: Any) -> None:
-    audit.log_to_stdout()
+    json_lines.log_to_stdout()
     logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of every client made

@@ -24,10 +24,12 @@ from tasks.variables import (
     Role,
     Variable,
     boolean,
+    ca_file,
     integer,
     keys,
     matching,
     one_of,
+    redis_url,
     seconds,
     url,
     url_to_call,
@@ -89,11 +91,19 @@ class Settings:
 
     redis_url: str = _setting(
         "REDIS_URL",
-        url("redis", "rediss"),
-        "Broker, chord results, breakers. `rediss://` for TLS.",
+        redis_url,
+        "Broker, chord results, breakers. `rediss://` for TLS; "
+        "`rediss://user:password@host:port/database`.",
         example="redis://127.0.0.1:6379/0",
         default="redis://127.0.0.1:6379/0",
         secret=True,
+    )
+    redis_ca_file: str | None = _setting(
+        "REDIS_CA_FILE",
+        ca_file,
+        "PEM file of the only certificate authorities to trust for `rediss://`; absent: the "
+        "system's.",
+        example="/etc/cxone/redis-ca.pem",
     )
     aws_region: str = _setting(
         "AWS_REGION",
@@ -398,6 +408,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"{settings.redrive_max_age} of REDRIVE_MAX_AGE_SECONDS: an event would be given up "
             "before it goes without its context; expected, for example: 3600"
         )
+    if settings.redis_ca_file and not settings.redis_url.startswith("rediss:"):
+        yield "REDIS_CA_FILE: REDIS_URL does not ask for TLS; expected there: rediss://…"
     if both := _users(settings.flower_basic_auth) & _users(settings.flower_readonly_auth):
         yield (
             f"FLOWER_READONLY_AUTH: {', '.join(sorted(both))} is in FLOWER_BASIC_AUTH as well; "

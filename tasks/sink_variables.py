@@ -3,14 +3,13 @@
 import base64
 import json
 import re
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasks.events import EventType
 from tasks.sinks.base import Policy, Sink
-from tasks.variables import Role, Variable, integer, number, printable, url_to_call
+from tasks.variables import Role, Variable, ca_file, integer, number, printable, url_to_call
 
 #: Headers that are ours to send; ``Webhook-`` begins the names of more.
 OUR_HEADERS = (
@@ -111,14 +110,6 @@ def _is_signing_secret(text: str) -> bool:
     except ValueError:
         return False
     return text.startswith(SIGNING_PREFIX) and 24 <= len(key) <= 64
-
-
-def _ca_file(text: str) -> str:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(text)
-    except (OSError, ValueError):
-        raise ValueError("not a PEM file of certificates that can be read") from None
-    return text
 
 
 # ── Variables ─────────────────────────────────────────────────────────────────────────────────
@@ -249,7 +240,7 @@ _PARTS: Mapping[str, _Part] = {
     ),
     "ca_file": _Part(
         "CA_FILE",
-        _ca_file,
+        ca_file,
         "PEM file of the only certificate authorities to trust, for tokens, too.",
         "/etc/cxone/<name>-ca.pem",
     ),

@@ -5,6 +5,7 @@ look often (the dashboard, Prometheus) need not.
 """
 
 import json
+import logging
 from typing import Any
 
 from redis import Redis
@@ -20,6 +21,8 @@ from tasks.sinks import SINKS
 
 #: Where the last sweep left what it saw.
 _KEY = "stats"
+
+_log = logging.getLogger("backlog")
 
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -70,8 +73,13 @@ def _sink(name: str, parked: int) -> dict[str, Any]:
 
 
 def publish(redis: Redis, collected: dict[str, Any]) -> None:
-    """Leave what was seen for those who look often."""
+    """Leave what was seen for those who look often, and log the backlog, which workers scale by.
+
+    A queue's dot becomes an underscore there: CloudWatch would take it for a path.
+    """
     redis.set(_KEY, json.dumps(collected))
+    backlog = {queue.replace(".", "_"): count for queue, count in collected["backlog"].items()}
+    _log.info(json.dumps({"at": collected["at"], "backlog": backlog}))
 
 
 def published(redis: Redis) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ repeating it: it may be a secret.
 """
 
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from ipaddress import ip_address
@@ -130,6 +131,37 @@ def url_to_call(text: str) -> str:
     parts = urlsplit(url("http", "https")(text))
     if parts.username or parts.password:
         raise ValueError("a URL must not carry credentials: they would end up in logs")
+    return text
+
+
+#: Brokers that Celery knows and people ask for; why not here: docs/deploy.md.
+_OTHER_BROKERS = ("sentinel", "amqp", "amqps", "pyamqp", "sqs", "redis+socket", "redis+cluster")
+
+
+def redis_url(text: str) -> str:
+    """Parse the URL of a Redis server: host, port, user, password and database, nothing else."""
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme in _OTHER_BROKERS:
+        raise ValueError(
+            f"{scheme}:// is not supported: messages, chords and breakers share one Redis server "
+            '(docs/deploy.md, "Other brokers")'
+        )
+    if scheme not in ("redis", "rediss"):
+        raise ValueError("not a URL with redis:// or rediss:// and a host")
+    parts = urlsplit(url("redis", "rediss")(text))
+    if parts.query or parts.fragment:
+        raise ValueError("nothing may follow behind a ? or #, such as options of a connection")
+    if not re.fullmatch(r"(/[0-9]{0,5})?", parts.path):
+        raise ValueError("the database, behind the host, is not a number")
+    return text
+
+
+def ca_file(text: str) -> str:
+    """Parse the name of a PEM file of certificate authorities."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(text)
+    except (OSError, ValueError):
+        raise ValueError("not a PEM file of certificates that can be read") from None
     return text
 
 

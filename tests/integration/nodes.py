@@ -227,23 +227,24 @@ def running(part: P) -> Iterator[P]:
 class RedisContainer(ProcessContainer):
     """Redis, with every write on the disk before it is acknowledged, as in production."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use a free port, and keep it over restarts."""
+    def __init__(self, folder: Path, **options: str) -> None:
+        """Use a free port, and keep it over restarts; options go before those here."""
         server = redis_server()
         assert server is not None, "no redis-server"
         self.port = free_port()
         self.url = f"redis://{HOST}:{self.port}/0"
         data = folder / f"redis-{self.port}"
         data.mkdir()
-        options = {
+        all_options = {
             "bind": HOST,
             "port": str(self.port),
             "dir": str(data),
             "appendonly": "yes",
             "appendfsync": "always",
             "save": "",
+            **options,
         }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        words = [word for name, value in all_options.items() for word in (f"--{name}", value)]
         super().__init__("redis", [server, *words], folder, os.environ)
         self.client = redis.Redis.from_url(self.url, decode_responses=True)
 

@@ -234,6 +234,7 @@ class System:
         sinks: SampleSinks,
         beat: bool = False,
         listen: bool = True,
+        broker: RedisContainer | None = None,
         **settings: str,
     ) -> None:
         """Describe the parts; ``with`` starts them."""
@@ -242,7 +243,7 @@ class System:
         self.aws_url = aws_url
         self.table = f"claims-{folder.name}"
         self.dynamodb = Wiretap(aws_url)
-        self.broker = RedisContainer(folder)
+        self.broker = broker or RedisContainer(folder)
         self.settings = {
             "REDIS_URL": self.broker.url,
             "PROCESSING_TABLE": self.table,
@@ -394,7 +395,7 @@ class System:
     def audit_log(self, key: str) -> list[dict[str, Any]]:
         """The audit records of one event that the worker logged, a JSON object a line."""
         lines = [line for line in self.worker.logs().splitlines() if line.startswith("{")]
-        return [record for record in map(json.loads, lines) if record["eventId"] == key]
+        return [record for record in map(json.loads, lines) if record.get("eventId") == key]
 
     def pool_process_of(self, app: Celery, task_id: str) -> int:
         """Wait until a worker runs this task; give the id of the process that does."""

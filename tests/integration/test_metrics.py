@@ -78,3 +78,16 @@ def test_an_event_is_counted_on_its_way(
     assert seen["sinks"]["crm"]["state"] == "closed"
     queues = {"events", "settle", "sweep", *(f"deliver.{sink}" for sink in SINKS)}
     assert set(seen["backlog"]) == queues
+
+
+def test_each_sweep_logs_the_backlog(patient_system: System) -> None:
+    """Workers scale by it (``deploy/service.yaml``)."""
+
+    def logged() -> list[Any]:
+        lines = patient_system.worker.logs().splitlines()
+        return [json.loads(line)["backlog"] for line in lines if line.startswith('{"at"')]
+
+    queues = {"events", "settle", "sweep", *(f"deliver_{sink}" for sink in SINKS)}
+    for backlog in eventually(logged, what="a sweep logs"):
+        assert set(backlog) == queues
+        assert all(isinstance(count, int) for count in backlog.values())

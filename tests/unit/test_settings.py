@@ -2,6 +2,7 @@ import re
 import sys
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -22,7 +23,13 @@ from .samples import attempt
 TABLE = {
     "REDIS_URL": (
         "redis_url",
-        ["redis://h", "redis://127.0.0.1:6379/0", "rediss://user:pw@h:6380/1", "redis://[::1]:1/"],
+        [
+            "redis://h",
+            "redis://127.0.0.1:6379/0",
+            "rediss://user:p%40w%2F@h:6380/15",
+            "redis://:pw@h/",
+            "redis://[::1]:1/",
+        ],
         [
             "h:6379",
             "http://h",
@@ -31,8 +38,17 @@ TABLE = {
             "redis://h:0",
             "redis://h:x",
             "redis://[h",
+            "redis://h/one",
+            "redis://h/0/1",
+            "redis://h/-1",
+            "redis://h/0?ssl_cert_reqs=none",
+            "redis://h?db=1",
+            "redis://h/0#1",
+            "REDISS://h",
+            *(f"{scheme}://h" for scheme in ("sentinel", "amqp", "amqps", "pyamqp", "sqs")),
         ],
     ),
+    "REDIS_CA_FILE": ("redis_ca_file", [certifi.where()], ["/nowhere.pem", str(SHIPPED), "/"]),
     "AWS_REGION": (
         "aws_region",
         ["us-east-1", "eu-west-1", "us-gov-west-1", "ap-southeast-2", "eusc-de-east-1"],
@@ -141,6 +157,9 @@ WHOLE_NUMBERS = [
     if name.endswith(("_SECONDS", "_DAYS", "_PORT", "_WORKERS")) and "SCHEDULE" not in name
 ] + ["INGEST_MAX_BYTES", "INGEST_MAX_BACKLOG"]
 
+#: What a variable means nothing without.
+WITH = {"REDIS_CA_FILE": {"REDIS_URL": "rediss://h"}}
+
 #: What every role can start with.
 COMPLETE = {
     "ANALYTICS_ENDPOINT": "https://analytics.example.com/events",
@@ -195,7 +214,7 @@ def test_an_event_is_given_up_before_its_claim_goes_away():
 
 @pytest.mark.parametrize(("name", "value"), cases(1))
 def test_a_good_value_is_taken(name, value):
-    assert getattr(load({name: value}), TABLE[name][0]) is not None
+    assert getattr(load({**WITH.get(name, {}), name: value}), TABLE[name][0]) is not None
 
 
 @pytest.mark.parametrize(("name", "value"), cases(2))
@@ -203,6 +222,28 @@ def test_a_bad_value_is_refused_with_an_example_of_a_good_one(name, value):
     (problem,) = problems_of({name: value})
     assert problem.startswith(f"{name}: ")
     assert "; expected" in problem
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://:s3cr3t@h/one", "the database, behind the host, is not a number"),
+        ("redis://:s3cr3t@h/0?socket_timeout=1", "nothing may follow behind a ? or #"),
+        ("sentinel://:s3cr3t@h/0", "sentinel:// is not supported: messages, chords and breakers"),
+        ("amqp://user:s3cr3t@h", "amqp:// is not supported"),
+        ("sqs://s3cr3t:s3cr3t@", "sqs:// is not supported"),
+        ("s3cr3t://h", "not a URL with redis:// or rediss:// and a host"),
+    ],
+)
+def test_what_is_no_redis_url_is_told_without_its_password(url, said):
+    (problem,) = problems_of({"REDIS_URL": url})
+    assert problem.startswith(f"REDIS_URL: {said}")
+    assert "s3cr3t" not in problem
+
+
+def test_authorities_for_a_connection_without_tls_are_refused():
+    (problem,) = problems_of({"REDIS_CA_FILE": certifi.where()})
+    assert problem.startswith("REDIS_CA_FILE: REDIS_URL does not ask for TLS; expected")
 
 
 def test_an_environment_without_rules_is_refused():

@@ -1,0 +1,21 @@
+"""What we log for programs to read: audit records and the backlog, one JSON object a line."""
+
+import logging
+import sys
+
+#: The loggers of such lines.
+LOGGERS = ("audit", "backlog")
+
+
+def log_to_stdout() -> None:
+    """Give each a line of its own on standard output, with nothing before the JSON.
+
+    ``sys.__stdout__`` because a worker replaces ``sys.stdout`` by a logger.
+    """
+    for log in map(logging.getLogger, LOGGERS):
+        if not log.handlers:
+            handler = logging.StreamHandler(sys.__stdout__)
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+            log.propagate = False

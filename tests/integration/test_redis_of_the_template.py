@@ -1,0 +1,92 @@
+"""Redis as ``deploy/service.yaml`` starts it: what it took is kept, and there is never a second."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import redis
+import yaml
+
+from embedded.infrastructure import DEPLOY, Loader
+
+from .nodes import HOST, ProcessContainer, free_port, running
+from .waiting import eventually
+
+PASSWORD = "s3cr3t"
+
+
+class TemplateRedis(ProcessContainer):
+    """The template's command, on a free port, with a folder of this machine for its volume."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        template = yaml.load((DEPLOY / "service.yaml").read_text(), Loader)
+        task = template["Resources"]["RedisTask"]["Properties"]
+        [container] = task["ContainerDefinitions"]
+        [script] = container["Command"]
+        self.port = free_port()
+        ours = f"port {self.port}\nbind {HOST}\nEOF\n"
+        script = script.removesuffix("EOF\n").replace("/data", str(data)) + ours
+        environment = {**os.environ, "REDIS_PASSWORD": PASSWORD}
+        super().__init__("redis", [*container["EntryPoint"], script], folder, environment)
+        self.client = redis.Redis(HOST, self.port, password=PASSWORD, decode_responses=True)
+
+    def is_ready(self) -> bool:
+        """It answers."""
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def teardown(self) -> None:
+        """End it, and our connections to it."""
+        self.client.close()
+        super().teardown()
+
+
+@pytest.fixture
+def data(engines: None, tmp_path: Path) -> Path:
+    """Its volume; skips where the image's programs are not on this machine."""
+    if not (shutil.which("flock") and shutil.which("redis-server")):
+        pytest.skip("no flock or no redis-server of this machine")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+def test_what_it_took_outlives_it(tmp_path: Path, data: Path) -> None:
+    with running(TemplateRedis(tmp_path, data)) as server:
+        assert server.client.config_get("appendfsync") == {"appendfsync": "always"}
+        assert server.client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        server.client.set("taken", "yes")
+        server.kill()
+        server.restart()
+        assert server.client.get("taken") == "yes"
+        assert server.stop() == 0  # the signal reaches it, and it ends in peace
+
+
+def test_without_the_password_it_says_nothing(tmp_path: Path, data: Path) -> None:
+    with running(TemplateRedis(tmp_path, data)) as server:
+        with redis.Redis(HOST, server.port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.get("taken")
+        assert PASSWORD not in server.logs()
+
+
+def test_a_second_waits_for_the_end_of_the_first(tmp_path: Path, data: Path) -> None:
+    with running(TemplateRedis(tmp_path, data)) as first:
+        second = TemplateRedis(tmp_path, data)
+        try:
+            second.start()
+            eventually(lambda: waits_for_the_lock(second), what="the second waits")
+            first.client.set("taken", "yes")
+            assert not second.is_ready()
+            first.kill()
+            second.ready()
+            assert second.client.get("taken") == "yes"
+        finally:
+            second.teardown()
+
+
+def waits_for_the_lock(server: TemplateRedis) -> bool:
+    """Tell whether it has become flock, and not yet Redis."""
+    return Path(f"/proc/{server.pid}/comm").read_text().strip() == "flock"

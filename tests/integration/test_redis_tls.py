@@ -1,0 +1,116 @@
+"""A Redis that wants TLS, a user and a password: the way of an event, and who is not let in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from embedded.sinks import SampleSinks
+from tests.unit.certificates import Authority
+
+from .desk import FlowerContainer
+from .envelopes import SINKS, assert_chain_holds, envelope
+from .nodes import HOST, RedisContainer, running
+from .system import System
+
+PASSWORD = "p@ss/wörd:of?many#letters"
+QUOTED = "p%40ss%2Fw%C3%B6rd%3Aof%3Fmany%23letters"
+
+#: What our user may: all of its keys and channels, and no command that an administrator needs.
+RIGHTS = "~* &* +@all -@admin -@dangerous +info"
+
+
+class GuardedRedis(RedisContainer):
+    """Listens for TLS alone, and lets in one user, whose rights are no more than we need."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make certificates and the list of users; one certificate is for another host."""
+        self.authority = Authority(folder)
+        pair = self.authority.issue("redis")
+        users = folder / "users.acl"
+        users.write_text(f"user default off\nuser cxone on >{PASSWORD} {RIGHTS}\n")
+        super().__init__(
+            folder,
+            **{
+                "tls-cert-file": str(pair.certificate),
+                "tls-key-file": str(pair.key),
+                "tls-ca-cert-file": str(self.authority.file),
+                "tls-auth-clients": "no",
+                "aclfile": str(users),
+            },
+        )
+        self._command += ["--port", "0", "--tls-port", str(self.port)]
+        self.client.close()
+        self.url = f"rediss://cxone:{QUOTED}@{HOST}:{self.port}/0"
+        self.client = redis.Redis.from_url(
+            self.url, decode_responses=True, ssl_ca_certs=str(self.authority.file)
+        )
+
+
+@pytest.fixture(scope="module")
+def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> GuardedRedis:
+    return GuardedRedis(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    aws_url: str,
+    sample_sinks: SampleSinks,
+    broker: GuardedRedis,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[System]:
+    """A system whose every process reaches Redis by TLS."""
+    with System(
+        tmp_path_factory.mktemp("guarded"),
+        aws_url=aws_url,
+        sinks=sample_sinks,
+        beat=True,
+        listen=False,
+        broker=broker,
+        REDIS_CA_FILE=str(broker.authority.file),
+        SWEEP_INTERVAL_SECONDS="1",
+    ) as system:
+        yield system
+
+
+@pytest.fixture
+def system(guarded: System) -> System:
+    return guarded
+
+
+def test_an_event_goes_its_way(system: System, sinks: SampleSinks) -> None:
+    event = envelope()
+    claim = system.settle(event)
+    assert claim.status == "completed"
+    assert_chain_holds(list(claim.audit))
+    calls = {sink: len(received) for sink, received in system.calls(event).items()}
+    assert calls == dict.fromkeys(SINKS, 1)
+
+
+def test_it_goes_on_after_redis_was_away(system: System, sinks: SampleSinks) -> None:
+    system.broker.restart()
+    assert system.settle(envelope()).status == "completed"
+
+
+def test_flower_and_the_command_line_reach_it(system: System) -> None:
+    done = system.celery("stats", "--json")
+    assert done.returncode == 0, done.stderr
+    with running(FlowerContainer(system.folder, system.settings)) as flower:
+        assert "Traceback" not in flower.logs()
+
+
+def test_who_cannot_be_trusted_gets_no_password(system: System, broker: GuardedRedis) -> None:
+    """Its certificate is one that the authorities of this machine do not know."""
+    trusting_others = {**system.settings, "REDIS_CA_FILE": ""}
+    ingest = system.make_ingest("ingest", **trusting_others)
+    with running(ingest):
+        assert ingest.request("GET", "/readyz").status == 503
+    assert system.ingest.request("GET", "/readyz").status == 200
+
+
+def test_a_wrong_password_is_no_way_in(system: System) -> None:
+    ingest = system.make_ingest("ingest", REDIS_URL=system.broker.url.replace(QUOTED, "wrong"))
+    with running(ingest):
+        assert ingest.request("GET", "/readyz").status == 503
+        assert "wrong" not in ingest.logs()
