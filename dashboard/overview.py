@@ -132,7 +132,7 @@ def plots(points: Sequence[Mapping[str, int]], times: Sequence[str]) -> list[Plo
     ]
     return [
         lines("Events", times, events),
-        durations("Lag until an event is settled, at most", times, lag),
+        durations("Lag: from receipt until settled", times, lag),
         *(_outcomes(sink, points, times) for sink in SINKS),
     ]
 
@@ -152,7 +152,7 @@ def _lag(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     most = metrics.LAG_BOUNDS[-1]
-    return duration(seconds) if seconds <= most else f"over {duration(most)}"
+    return f"≤ {duration(seconds)}" if seconds <= most else f"> {duration(most)}"
 
 
 class Overview(NamedTuple):

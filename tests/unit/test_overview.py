@@ -121,9 +121,9 @@ def test_the_plots_show_what_was_counted():
         ("settled", "3", [2, 1]),
     ]
     assert [(s.name, s.said) for s in lag.series] == [
-        ("p50", "250 ms"),
-        ("p95", "over 1 day"),
-        ("p99", "over 1 day"),
+        ("p50", "≤ 250 ms"),
+        ("p95", "> 1 day"),
+        ("p99", "> 1 day"),
     ]
     assert lag.series[0].values == [0.25, float("inf")]
     crm = next(plot for plot in sinks if plot.title == "Deliveries to crm")
