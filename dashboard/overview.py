@@ -152,7 +152,9 @@ def _lag(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     most = metrics.LAG_BOUNDS[-1]
-    return f"≤ {duration(seconds)}" if seconds <= most else f"> {duration(most)}"
+    if seconds > most:
+        return f"> {duration(most)}"
+    return f"≤ {seconds:g} s" if 1 <= seconds < 60 else f"≤ {duration(seconds)}"
 
 
 class Overview(NamedTuple):

@@ -381,7 +381,7 @@ def test_a_login_by_oauth_lasts_twelve_hours(hours, name):
     application.options = options
     request = HTTPServerRequest(
         start_line=RequestStartLine("GET", "/", "HTTP/1.1"),
-        headers=HTTPHeaders({"Cookie": f"user={signed.decode()}"}),
+        headers=HTTPHeaders({"Host": "flower", "Cookie": f"user={signed.decode()}"}),
         connection=SimpleNamespace(set_close_callback=lambda _: None),
     )
     person = Guard(application, request).get_current_user()

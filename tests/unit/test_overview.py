@@ -135,6 +135,21 @@ def test_the_plots_show_what_was_counted():
     }
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "–"),
+        (0.05, "≤ 50 ms"),
+        (1.0, "≤ 1 s"),
+        (2.5, "≤ 2.5 s"),
+        (300.0, "≤ 5 minutes"),
+        (float("inf"), "> 1 day"),
+    ],
+)
+def test_a_lag_is_the_bound_of_its_bucket(seconds, words):
+    assert overview._lag(seconds) == words
+
+
 def test_each_point_of_a_plot_is_as_many_minutes():
     for span in SPANS.values():
         assert span.back % span.point == 0
