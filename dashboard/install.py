@@ -13,6 +13,7 @@ from flower.api import tasks as task_api
 from flower.api.control import TaskRevoke
 from flower.views import BaseHandler
 from flower.views.auth import LoginHandler
+from flower.views.monitor import Metrics
 from flower.views.tasks import TasksDataTable, TaskView
 from tornado.template import DictLoader
 from tornado.web import StaticFileHandler, url
@@ -21,8 +22,11 @@ from dashboard import task
 from dashboard.event import EventPage, PayloadPage
 from dashboard.events import EventsPage
 from dashboard.guard import STATIC, guarded
+from dashboard.metrics import MetricsPage
+from dashboard.overview import OverviewPage
 from dashboard.redrives import ChoosePage, RedrivePage
 from dashboard.retry import RetryPage
+from dashboard.runbook import RunbookPage
 from dashboard.templates import FlowerChangedError, templates
 from tasks import json_lines
 
@@ -30,6 +34,7 @@ from tasks import json_lines
 REPLACED = {
     TaskView: task.TaskPage,
     TaskRevoke: task.Revoke,
+    Metrics: MetricsPage,
     task_api.TaskApply: task.Apply,
     task_api.TaskAsyncApply: task.AsyncApply,
     task_api.TaskSend: task.Send,
@@ -39,7 +44,9 @@ REPLACED = {
 
 #: Pages that Flower does not have.
 ADDED = [
+    url(r"/overview", OverviewPage, name="overview"),
     url(r"/events", EventsPage, name="events"),
+    url(r"/runbook", RunbookPage, name="runbook"),
     url(r"/redrives", ChoosePage, name="choose"),
     url(r"/redrives/([0-9a-f]+)", RedrivePage, name="redrive"),
     url(r"/event/(.+)/retry", RetryPage, name="retry"),

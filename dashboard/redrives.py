@@ -26,7 +26,7 @@ from dashboard.page import Page, in_thread
 from dashboard.words import duration
 from tasks.claims import Claims, Summary
 from tasks.claims import claims as table
-from tasks.clock import now, to_rfc3339
+from tasks.clock import now, paced, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
 from tasks.outcomes import undelivered
 from tasks.process import rules
@@ -220,12 +220,10 @@ def choose(
 
 def work(runs: Runs, run: Run, claims: Claims, rules: MetadataRules) -> None:
     """Redrive what is left of a run, at its pace, until it is done or stopped."""
-    begun = time.monotonic()
     number = 0
+    left = iter(lambda: runs.next(run), None)
     try:
-        while (key := runs.next(run)) is not None:
-            time.sleep(max(0.0, begun + number / run.rate - time.monotonic()))
-            number += 1
+        for number, key in enumerate(paced(left, run.rate), start=1):  # noqa: B007 - for the log
             answer = _redrive(run, key, claims, rules)
             if answer is None:
                 runs.stop(run, "DynamoDB did not answer")

@@ -15,6 +15,8 @@ from ingest.queue import BacklogError, BrokerAwayError, EventQueue
 from tasks.clock import now, to_rfc3339
 from tasks.errors import InvalidEventError
 from tasks.metrics import counters
+from tasks.prometheus import CONTENT_TYPE, exposition
+from tasks.redis import client as redis
 from tasks.settings import Settings
 
 #: Seconds that a client may take to send its body; EventBridge gives up after 5 in all.
@@ -30,11 +32,12 @@ _log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
-    """An answer: status, JSON body, further headers."""
+    """An answer: status, JSON or other body, further headers."""
 
     status: HTTPStatus
-    body: dict[str, Any]
+    body: dict[str, Any] | bytes
     headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = "application/json"
 
 
 class _RefusedError(Exception):
@@ -58,6 +61,7 @@ class Ingest:
             "/events": ("POST", self._events),
             "/healthz": ("GET", lambda _: Answer(HTTPStatus.OK, {"status": "live"})),
             "/readyz": ("GET", self._readyz),
+            "/metrics": ("GET", _metrics),
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -66,13 +70,13 @@ class Ingest:
             answer = self._answer(environ)
         except _RefusedError as refused:
             answer = refused.answer
-            _log.info("refused: %d %s", answer.status, answer.body["error"])
+            _log.info("refused: %d %s", answer.status, refused)
             counters().add("refused", code=str(answer.status.value))
-        body = json.dumps(answer.body).encode()
+        body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
         start_response(
             f"{answer.status.value} {answer.status.phrase}",
             [
-                ("Content-Type", "application/json"),
+                ("Content-Type", answer.content_type),
                 ("Content-Length", str(len(body))),
                 *answer.headers,
             ],
@@ -169,6 +173,10 @@ class Ingest:
             HTTPStatus.ACCEPTED,
             {"accepted": len(ours), "ignored": ignored, "batchItemFailures": failures},
         )
+
+
+def _metrics(_environ: WSGIEnvironment) -> Answer:
+    return Answer(HTTPStatus.OK, exposition(redis()), content_type=CONTENT_TYPE)
 
 
 def _let_run_out(environ: WSGIEnvironment) -> None:

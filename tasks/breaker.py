@@ -99,6 +99,26 @@ class Look:
     closed_for: float | None  # since it last closed; None if it was never open
 
 
+def look(redis: Redis, sink: str) -> Look:
+    """Return how the breaker of a sink stands.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    state, failures, opened, probe_in, closed_for = redis.register_script(_LOOK)([_key(sink)])
+    return Look(
+        State(state),
+        failures,
+        opened,
+        probe_in / 1000,
+        closed_for / 1000 if closed_for >= 0 else None,
+    )
+
+
+def _key(sink: str) -> str:
+    return f"breaker.{sink}"
+
+
 class Breaker:
     """The breaker of one sink."""
 
@@ -117,10 +137,8 @@ class Breaker:
         """
         self._on_closed = on_closed
         self._sink = sink
-        self._key = f"breaker.{sink}"
         self._redis = redis
         self._step = redis.register_script(_STEP)
-        self._look = redis.register_script(_LOOK)
         self._limits = (
             policy.breaker_failures,
             policy.breaker_seconds * 1000,
@@ -179,20 +197,13 @@ class Breaker:
         Raises:
             RedisError: Redis does not answer.
         """
-        state, failures, opened, probe_in, closed_for = self._look([self._key])
-        return Look(
-            State(state),
-            failures,
-            opened,
-            probe_in / 1000,
-            closed_for / 1000 if closed_for >= 0 else None,
-        )
+        return look(self._redis, self._sink)
 
     def _do(
         self, op: Literal["admit", "failed", "succeeded"], task_id: str, opened: str = ""
     ) -> str:
         try:
-            answer: Any = self._step([self._key], [op, task_id, *self._limits, opened])
+            answer: Any = self._step([_key(self._sink)], [op, task_id, *self._limits, opened])
         except (RedisError, SoftTimeLimitExceeded) as error:  # it may not answer at all
             _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
             return ""

@@ -116,7 +116,8 @@ def stats(as_json: bool) -> None:
 def _describe_stats(found: Mapping[str, Any]) -> Iterator[str]:
     yield "waiting in queues"
     for name, length in found["backlog"].items():
-        yield f"  {name:<18}  {length}"
+        wait = f", the next for {found['waitSeconds'][name]:.0f} s" if length else ""
+        yield f"  {name:<18}  {length}{wait}"
     overdue = f", by up to {found['oldestOverdueSeconds']} s" if found["overdue"] else ""
     yield "claims"
     yield f"  being worked on     {found['processing']}"

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from celery.bin.base import CeleryCommand
 
 from tasks.cli import printable
-from tasks.clock import to_rfc3339
+from tasks.clock import paced, to_rfc3339
 from tasks.dead_letters import DeadLetter, DeadLetters, Fate, Ingest, connect
 from tasks.errors import IngestError
 from tasks.exchange import make_session
@@ -69,10 +69,9 @@ def _bring_back(letters: DeadLetters, ingest: Ingest, rate: float) -> int:
     """Bring events back, paced; return how many messages stay in the queue."""
     fates: Counter[Fate] = Counter()
     about = len(letters)
-    begun = told = time.monotonic()
+    told = time.monotonic()
     try:
-        for number, letter in enumerate(letters):
-            time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        for number, letter in enumerate(paced(letters, rate), start=1):
             fate, why = ingest.take(letter)
             fates[fate] += 1
             if fate is Fate.ACCEPTED:
@@ -81,7 +80,7 @@ def _bring_back(letters: DeadLetters, ingest: Ingest, rate: float) -> int:
                 click.echo(f"{_describe(letter)}  {fate}{': ' if why else ''}{printable(why)}")
             if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
                 told = time.monotonic()
-                click.echo(f"{number + 1} of about {about}", err=True)
+                click.echo(f"{number} of about {about}", err=True)
     finally:
         said = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items()))
         click.echo(said or "nothing in the queue", err=True)

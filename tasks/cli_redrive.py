@@ -16,7 +16,7 @@ from celery.bin.base import CeleryCommand
 
 from tasks.claims import claims as table
 from tasks.cli import print_line, tell_errors
-from tasks.clock import from_rfc3339, now
+from tasks.clock import from_rfc3339, now, paced
 from tasks.errors import ClaimNotFoundError
 from tasks.outcomes import Status
 from tasks.process import rules
@@ -111,9 +111,8 @@ def _run(
     """Redrive these, paced; count the answers."""
     options: dict[str, Any] = {"actor": _actor(), "sink": sink, "force": force, "dry_run": dry_run}
     answers: Counter[str] = Counter()
-    begun = told = time.monotonic()
-    for number, key in enumerate(keys):
-        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+    told = time.monotonic()
+    for number, key in enumerate(paced(keys, rate), start=1):
         try:
             answer = redrive_one(table(), rules(), key, **options)
         except ClaimNotFoundError as error:
@@ -125,7 +124,7 @@ def _run(
             click.echo(f"{key}: {answer}")
         if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
             told = time.monotonic()
-            click.echo(f"{number + 1} of {len(keys)}", err=True)
+            click.echo(f"{number} of {len(keys)}", err=True)
     return answers
 
 

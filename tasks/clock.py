@@ -1,6 +1,11 @@
-"""Times as this project writes them: RFC 3339, UTC, milliseconds."""
+"""Times as this project writes them: RFC 3339, UTC, milliseconds; and a pace to keep."""
 
+import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def now() -> datetime:
@@ -30,3 +35,11 @@ def elapsed_ms(since: str, until: str) -> int:
     """Milliseconds between two such texts; 0 where the clocks of two hosts disagree."""
     elapsed = from_rfc3339(until) - from_rfc3339(since)
     return max(0, round(elapsed.total_seconds() * 1000))
+
+
+def paced(items: Iterable[T], rate: float) -> Iterator[T]:
+    """Yield items, no more than ``rate`` a second; what is done with them counts as waiting."""
+    begun = time.monotonic()
+    for number, item in enumerate(items):
+        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        yield item

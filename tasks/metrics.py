@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -40,6 +40,13 @@ def name_of(counter: str, **labels: str) -> str:
     """Name a counter with its labels."""
     inside = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
     return f"{counter}{{{inside}}}" if inside else counter
+
+
+def labels_of(name: str) -> tuple[str, dict[str, str]]:
+    """Return the counter and the labels that ``name_of`` made a name of."""
+    counter, _, inside = name.partition("{")
+    pairs = (label.partition("=") for label in inside.rstrip("}").split(",") if label)
+    return counter, {label: value.strip('"') for label, _, value in pairs}
 
 
 def lag_bucket(seconds: float) -> str:
@@ -121,7 +128,7 @@ def minutes(redis: Redis, last: int) -> list[dict[str, int]]:
     return [_read(counts) for counts in pipe.execute()]
 
 
-def added_up(series: list[dict[str, int]]) -> Counter[str]:
+def added_up(series: Iterable[Mapping[str, int]]) -> Counter[str]:
     """Add the counters of several minutes up."""
     total: Counter[str] = Counter()
     for counts in series:
@@ -134,7 +141,7 @@ def lag_percentile(counts: Mapping[str, int], share: float) -> float | None:
 
     None where nothing was counted.
     """
-    buckets = list(_lag_buckets(counts))
+    buckets = list(lag_buckets(counts))
     wanted = share * sum(count for _, count in buckets)
     if not wanted:
         return None
@@ -146,7 +153,8 @@ def lag_percentile(counts: Mapping[str, int], share: float) -> float | None:
     return float("inf")
 
 
-def _lag_buckets(counts: Mapping[str, int]) -> Iterator[tuple[float, int]]:
+def lag_buckets(counts: Mapping[str, int]) -> Iterator[tuple[float, int]]:
+    """Yield the upper bound of each bucket of the histogram, in seconds, and what is in it."""
     for bound in (*LAG_BOUNDS, float("inf")):
         yield bound, counts.get(name_of("lag", le=f"{bound:g}"), 0)
 

@@ -187,6 +187,8 @@ def claim_event(claims: Claims, new: Claim, event: InteractionEvent | None) -> s
             return "claimed"
         case Won(claim):
             audit.log_records(claim.audit)
+            counters().add("settled", status=claim.status.value)
+            counters().lag(claim.audit[0]["lagMs"])
             return "invalid"
         case Duplicate():
             return "duplicate"

@@ -1,21 +1,21 @@
 """How the whole stands: queues, claims, sinks, lag and throughput; all of it as JSON.
 
 ``collect`` looks everywhere. Every sweep does, and leaves what it saw in Redis, so that those who
-look often (the dashboard, Prometheus) need not.
+look often (the dashboard, Prometheus) need not: ``latest``.
 """
 
 import json
 import logging
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from redis import Redis
 
-from tasks import metrics
+from tasks import breaker, metrics
 from tasks.bound import settled_within
 from tasks.celery import app
 from tasks.claims import Claims
 from tasks.clock import now, to_rfc3339
-from tasks.deliver import breaker_of
 from tasks.settings import settings
 from tasks.sinks import SINKS
 
@@ -34,15 +34,70 @@ def collect(claims: Claims, redis: Redis) -> dict[str, Any]:
     overdue = [entry.at for entry in claims.due()]
     return {
         "at": to_rfc3339(now()),
-        "backlog": {q.name: int(redis.llen(q.name)) for q in app.conf.task_queues},
         "due": due,
         "processing": processing,
         "overdue": len(overdue),
         "oldestOverdueSeconds": epoch - min(overdue, default=epoch),
-        "sinks": {name: _sink(name, claims.count_parked(name)) for name in SINKS},
-        **recent(redis),
+        **present(redis, {name: claims.count_parked(name) for name in SINKS}),
+        "sweepIntervalSeconds": settings().sweep_interval,
         "settledWithinSeconds": settled_within(settings()),
     }
+
+
+def latest(redis: Redis) -> dict[str, Any]:
+    """Return what the last sweep saw, with the present state of what Redis alone tells.
+
+    Before the first sweep, what only DynamoDB knows is None.
+    """
+    unseen = dict.fromkeys(("at", "due", "processing", "overdue", "oldestOverdueSeconds"))
+    seen = published(redis) or {**unseen, "sinks": {}}
+    parked = {name: sink["parked"] for name, sink in seen["sinks"].items()}
+    return {
+        "sweepIntervalSeconds": settings().sweep_interval,
+        "settledWithinSeconds": settled_within(settings()),
+        **seen,
+        **present(redis, parked),
+    }
+
+
+def present(redis: Redis, parked: Mapping[str, int]) -> dict[str, Any]:
+    """Return what Redis alone tells; ``parked`` is how many events wait for each sink."""
+    waiting = queues(redis, [queue.name for queue in app.conf.task_queues])
+    return {
+        "backlog": {name: queue.length for name, queue in waiting.items()},
+        "waitSeconds": {name: round(queue.wait, 3) for name, queue in waiting.items()},
+        "sinks": {name: _sink(redis, name, parked.get(name)) for name in SINKS},
+        **recent(redis),
+    }
+
+
+class Queue(NamedTuple):
+    """What waits in a queue of Redis, and for how many seconds its next message has."""
+
+    length: int
+    wait: float
+
+
+def queues(redis: Redis, names: Iterable[str]) -> dict[str, Queue]:
+    """Look at queues, by their names."""
+    names = list(names)
+    pipe = redis.pipeline(transaction=False)
+    for name in names:
+        pipe.llen(name)
+        pipe.lindex(name, -1)
+    answers = iter(pipe.execute())
+    moment = now().timestamp()
+    return {
+        name: Queue(length, max(0.0, moment - (_published_at(text) or moment)))
+        for name, length, text in zip(names, answers, answers, strict=True)
+    }
+
+
+def _published_at(text: str | None) -> float | None:
+    try:
+        return float(json.loads(text or "")["headers"]["published_at"])
+    except (ValueError, KeyError, TypeError):  # there is none, or it is not one of ours
+        return None
 
 
 def recent(redis: Redis) -> dict[str, Any]:
@@ -52,17 +107,17 @@ def recent(redis: Redis) -> dict[str, Any]:
     last = metrics.added_up(series[-2:-1])  # the last minute that is over
     return {
         "lagSeconds": {name: metrics.lag_percentile(hour, of) for name, of in _SHARES.items()},
-        "throughput": {"lastMinute": _settled(last), "lastHour": _settled(hour)},
+        "throughput": {"lastMinute": settled(last), "lastHour": settled(hour)},
     }
 
 
-def _settled(counts: dict[str, int]) -> int:
+def settled(counts: Mapping[str, int]) -> int:
     """Events that reached their first final status."""
-    return sum(count for name, count in counts.items() if name.startswith("lag{"))
+    return sum(count for _, count in metrics.lag_buckets(counts))
 
 
-def _sink(name: str, parked: int) -> dict[str, Any]:
-    look = breaker_of(name).look()
+def _sink(redis: Redis, name: str, parked: int | None) -> dict[str, Any]:
+    look = breaker.look(redis, name)
     return {
         "state": look.state.value,
         "parked": parked,

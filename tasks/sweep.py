@@ -1,6 +1,5 @@
 """``sweep``: take over what is overdue, and do what its holder did not live to do."""
 
-import json
 import logging
 import math
 import time
@@ -38,7 +37,6 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
     holder = str(self.request.id)
     if key is None:
         taken = sweep_due(claims(), settings(), longest_wait(redis()), holder)
-        counters().add("takeovers", taken)
         stats.publish(redis(), stats.collect(claims(), redis()))
         return {"takenOver": taken}
     claim = claims().get(key)
@@ -50,19 +48,7 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
 
 def longest_wait(redis: Redis) -> int:
     """Tell how long the next message of the slowest queue has waited, in seconds."""
-    pipe = redis.pipeline(transaction=False)
-    for queue in QUEUES:
-        pipe.lindex(queue, -1)
-    moment = now().timestamp()
-    waits = [moment - (_published_at(text) or moment) for text in pipe.execute() if text]
-    return math.ceil(max([0.0, *waits]))
-
-
-def _published_at(text: str) -> float | None:
-    try:
-        return float(json.loads(text)["headers"]["published_at"])
-    except (ValueError, KeyError, TypeError):  # not one of ours
-        return None
+    return math.ceil(max(queue.wait for queue in stats.queues(redis, QUEUES).values()))
 
 
 def sweep_due(claims: Claims, settings: Settings, longest_wait: int, holder: str) -> int:
@@ -115,6 +101,7 @@ def take_over(claims: Claims, due: Due, holder: str) -> bool:
         return False
     if claim is None:
         return False
+    counters().add("takeovers", of="parked" if due.parked else "settled" if settled else "overdue")
     if claim.dispatches > settings().max_dispatches:
         reason = f"{claim.dispatches - 1} dispatches did not live to settle it"
         give_up(claims, claim, claim.to_deliver, reason)

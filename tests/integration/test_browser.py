@@ -1,7 +1,9 @@
 """What operators do, in a real browser: headless Chromium."""
 
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ from embedded.sinks import SampleSinks
 from tasks.claims import Claim
 
 from .desk import OPERATOR, READER, FlowerContainer
-from .envelopes import Envelope, assert_chain_holds, envelope
+from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from .nodes import HOST
 from .system import System
 from .waiting import PATIENCE, eventually
@@ -227,3 +229,74 @@ def test_many_are_redriven_with_progress(
     ann.waits_for(f"done: {len(selected)} of {len(selected)}")  # by itself
     for claim in claims:
         assert system.settled(claim.id).audit[-1]["actor"] == OPERATOR[0]
+
+
+# ── Overview ──────────────────────────────────────────────────────────────────────────────────
+
+
+def told(ann: Person, title: str) -> Counter[str]:
+    """What the points of a plot tell, added up."""
+    points = ann.browser.execute_script(
+        """
+        const plots = Array.from(document.querySelectorAll("figure"));
+        const plot = plots.find(each => each.innerText.startsWith(arguments[0]));
+        return Array.from(plot.querySelectorAll("rect title"), each => each.textContent);
+        """,
+        title,
+    )
+    found: Counter[str] = Counter()
+    for point in points:
+        for name, count in re.findall(r"([a-z]+) ([0-9]+)", point):
+            found[name] += int(count)
+    return found
+
+
+def test_the_plots_have_the_numbers_that_the_sinks_counted(
+    system: System, sinks: SampleSinks, ann: Person
+) -> None:
+    ann.open("/overview")
+    before = {sink: told(ann, f"Deliveries to {sink}") for sink in SINKS}
+    settled = told(ann, "Events")["settled"]
+    sinks.behave("crm", "status", status=400)
+    events = [envelope() for _ in range(3)]
+    for event in events:
+        system.settle(event)
+
+    def more(sink: str) -> Counter[str]:
+        return told(ann, f"Deliveries to {sink}") - before[sink]
+
+    eventually(  # the page brings itself up to date
+        lambda: told(ann, "Events")["settled"] == settled + 3, what="the plots show the events"
+    )
+    for sink in SINKS:
+        calls = [call.answered for event in events for call in system.calls(event)[sink]]
+        how = "failed" if sink == "crm" else "delivered"
+        assert more(sink) == {how: len(calls)} == {how: 3}
+    assert ann.sees("deliveries to crm failed within the hour")
+
+
+def test_what_is_wrong_leads_to_what_to_do(
+    system: System, sinks: SampleSinks, ann: Person, refused: Claim
+) -> None:
+    for _ in range(3):
+        system.settle(envelope())
+    ann.open("/overview")
+    ann.waits_for("deliveries to crm failed within the hour")
+    ann.click('#problems a[href$="#deliveries-fail"]')
+    ann.waits_for("Deliveries fail")
+    assert ann.has("h2#deliveries-fail:target")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_page_is_wider_than_its_window(ann: Person, width: int) -> None:
+    ann.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False},
+    )
+    try:
+        for path in ("/overview", "/overview?span=day", "/runbook", "/events"):
+            ann.open(path)
+            wide = "return document.documentElement.scrollWidth"
+            assert ann.browser.execute_script(wide) <= width, path
+    finally:
+        ann.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

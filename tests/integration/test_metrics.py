@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from embedded.sinks import SampleSinks
 from tasks.metrics import Counters, minutes, totals
 
+from .desk import FlowerContainer, Visitor
 from .envelopes import SINKS, envelope
 from .nodes import RedisContainer, running
 from .system import System
@@ -91,3 +93,74 @@ def test_each_sweep_logs_the_backlog(patient_system: System) -> None:
     for backlog in eventually(logged, what="a sweep logs"):
         assert set(backlog) == queues
         assert all(isinstance(count, int) for count in backlog.values())
+
+
+# ── Prometheus ────────────────────────────────────────────────────────────────────────────────
+
+Samples = dict[tuple[str, ...], float]
+
+
+def samples(text: str) -> Samples:
+    """Read what Prometheus would: name and labels → value; of ours only."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("cxone_")
+    }
+
+
+def from_ingest(system: System) -> Samples:
+    answer = system.ingest.request("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    return samples(answer.body.decode())
+
+
+def test_prometheus_reads_what_the_sinks_counted(
+    system: System, shared_flower: FlowerContainer, sinks: SampleSinks
+) -> None:
+    before = from_ingest(system)
+    sinks.behave("crm", "status", status=400)
+    events = [envelope() for _ in range(3)]
+    for event in events:
+        system.settle(event)
+    assert system.settle(envelope(detail={"channel": "fax"})).status == "failed"
+    assert system.ingest.post({"id": "x"}).status == 400
+
+    calls = [system.calls(event) for event in events]
+    expected: Samples = {
+        ("cxone_events_accepted_total",): 4,
+        ("cxone_requests_refused_total", "400"): 1,
+        ("cxone_events_processed_total", "invalid"): 1,
+        ("cxone_events_settled_total", "failed"): 1,
+        ("cxone_events_settled_total", "partial_failure"): 3,
+        ("cxone_event_lag_seconds_count",): 4,
+        ("cxone_deliveries_total", "failed", "crm"): 3,
+        ("cxone_deliveries_total", "delivered", "analytics"): 3,
+        **{
+            ("cxone_delivery_attempts_total", sink): sum(len(call[sink]) for call in calls)
+            for sink in SINKS
+        },
+    }
+
+    def counted() -> Samples:
+        now = from_ingest(system)
+        return {name: now[name] - before[name] for name in expected}
+
+    eventually(lambda: counted() == expected, what=f"{expected} is counted")
+    flower = Visitor(shared_flower, None).page("/metrics")
+    assert "flower_worker_online" in flower  # Flower's own
+    read = samples(flower)
+    assert {name: read[name] - before[name] for name in expected} == expected
+    assert read.keys() == before.keys()
+
+
+def test_without_redis_prometheus_is_told(engines: None, system: System, tmp_path: Path) -> None:
+    with running(RedisContainer(tmp_path)) as redis:
+        settings = {**system.settings, "REDIS_URL": redis.url}
+        with running(FlowerContainer(tmp_path, settings)) as flower:
+            visitor = Visitor(flower, None)
+            assert samples(visitor.page("/metrics"))["cxone_up",] == 1
+            redis.kill()
+            assert samples(visitor.page("/metrics")) == {("cxone_up",): 0}

@@ -23,6 +23,9 @@ OPEN = {"/metrics", "/healthcheck", "/login/", "/logout", "/static/x", "/desk/x"
 #: Pages of ours.
 PAGES = ["/event/x", "/event/x/retry", "/event/x/payload"]
 
+#: Pages of ours that nobody sends anything to.
+SHOWN = ["/overview", "/events", "/runbook"]
+
 
 def flowers(method: str) -> list[str]:
     """Name a path of each of Flower's handlers that has such a method of its own."""
@@ -36,7 +39,7 @@ def flowers(method: str) -> list[str]:
     return [path for path in paths if path not in OPEN]
 
 
-GETS = [*flowers("get"), *PAGES]
+GETS = [*flowers("get"), *PAGES, *SHOWN]
 #: What changes something; the table of tasks is asked for by POST.
 POSTS = [*(path for path in flowers("post") if path not in ("/tasks/datatable", "/login/")), *PAGES]
 

@@ -1,10 +1,11 @@
+import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
+from tasks.clock import elapsed_ms, from_rfc3339, now, paced, to_rfc3339
 
 moments = st.datetimes(
     min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - Hypothesis adds the zone
@@ -46,3 +47,33 @@ def test_what_elapsed_is_in_milliseconds_and_never_negative(moment, milliseconds
     later = moment + timedelta(milliseconds=milliseconds)
     assert elapsed_ms(to_rfc3339(moment), to_rfc3339(later)) == milliseconds
     assert elapsed_ms(to_rfc3339(later), to_rfc3339(moment)) == 0
+
+
+@pytest.mark.parametrize(
+    ("rate", "takes", "moments"),
+    [
+        (2, 0.0, [1000.0, 1000.5, 1001.0]),
+        (2, 0.4, [1000.0, 1000.5, 1001.0]),  # what each takes counts
+        (2, 0.7, [1000.0, 1000.7, 1001.4]),  # and who is slow does not wait on top
+        (math.inf, 0.0, [1000.0, 1000.0, 1000.0]),
+    ],
+)
+def test_a_pace_is_kept(monkeypatch, rate, takes, moments):
+    class Clock:
+        now = 1_000.0
+
+        def sleep(self, seconds):
+            self.now += seconds
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr("tasks.clock.time", clock)
+    done = []
+    for item in paced(iter("abc"), rate):
+        done.append((item, clock.now))
+        clock.now += takes
+    assert done == [
+        (item, pytest.approx(moment)) for item, moment in zip("abc", moments, strict=True)
+    ]

@@ -1,13 +1,16 @@
 """What the dashboard's pages say, without a browser and without Flower."""
 
 import base64
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
+from tornado.web import Application, create_signed_value
 
 from dashboard.event import payload_of, remembered
-from dashboard.guard import Person, from_basic
+from dashboard.guard import Guard, Person, from_basic
 from dashboard.retry import prospect, task_after
 from dashboard.task import TaskId, desk_of, event_of_arguments, is_of, parse_task_id, task_of
 from dashboard.timeline import generations, timeline
@@ -381,3 +384,23 @@ def test_a_time_is_told_from_now():
     assert ago("2026-01-31T11:57:00.000Z", moment) == "3 minutes ago"
     assert ago("2026-01-31T12:00:30.000Z", moment) == "in 30 seconds"
     assert ago("2026-01-31T12:00:00.400Z", moment) == "just now"
+
+
+# ── Sessions ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("hours", "name"), [(11.9, "ann@example.com"), (12.1, None)])
+def test_a_login_by_oauth_lasts_twelve_hours(hours, name):
+    signed = create_signed_value(
+        "secret", "user", "ann@example.com", clock=lambda: time.time() - hours * 3_600
+    )
+    options = SimpleNamespace(auth="ann@example.com", basic_auth=None, read_only=False)
+    application = Application(cookie_secret="secret")
+    application.options = options
+    request = HTTPServerRequest(
+        start_line=RequestStartLine("GET", "/", "HTTP/1.1"),
+        headers=HTTPHeaders({"Host": "flower", "Cookie": f"user={signed.decode()}"}),
+        connection=SimpleNamespace(set_close_callback=lambda _: None),
+    )
+    person = Guard(application, request).get_current_user()
+    assert (person and person.name) == name

@@ -250,7 +250,7 @@ class FakeRuns:
 def slept(monkeypatch):
     """How long it was waited, without waiting."""
     slept = []
-    monkeypatch.setattr("dashboard.redrives.time.sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     return slept
 
 

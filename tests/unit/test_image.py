@@ -61,7 +61,7 @@ def test_all_code_gets_into_the_image():
     allowed = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     packages = {name.partition(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}
     modules = {f"{name}.py" for name in PROJECT["tool"]["setuptools"]["py-modules"]}
-    assert packages | modules <= allowed
+    assert packages | modules | {"docs/runbook.md"} <= allowed  # Flower shows it
 
 
 def test_every_queue_has_a_worker():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -182,3 +183,22 @@ def test_what_others_took_is_no_part_of_the_share():
     table = Overdue(KEYS, lambda key: None if key in KEYS[:5] else worn_out(key))
     assert sweep_due(table, settings, NOBODY_WAITS, "sweep-1") == 3
     assert list(table.tables) == KEYS[5:8]
+
+
+@pytest.mark.parametrize(
+    ("status", "parked", "of"),
+    [
+        (Status.PROCESSING, False, "overdue"),
+        (Status.FAILED, False, "settled"),
+        (Status.FAILED, True, "parked"),
+    ],
+)
+def test_a_take_over_is_counted_by_what_it_was_of(monkeypatch, status, parked, of):
+    counted = []
+    counters = SimpleNamespace(add=lambda name, **labels: counted.append((name, labels)))
+    monkeypatch.setattr("tasks.sweep.counters", lambda: counters)
+    monkeypatch.setattr("tasks.sweep.fan_out", lambda _: None)
+    table = SimpleNamespace(take_over=lambda *_, **__: make_claim())
+    due = Due(0, EVENT_ID, 1, status, 0, parked=parked)
+    assert take_over(table, due, "me")
+    assert counted == [("takeovers", {"of": of})]

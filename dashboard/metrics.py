@@ -1,0 +1,21 @@
+"""``/metrics``: Flower's own, of this process; and ours, of all processes together."""
+
+from asyncio import to_thread
+
+from flower.views.monitor import Metrics
+from prometheus_client import generate_latest
+
+from dashboard.guard import Guard
+from tasks.prometheus import CONTENT_TYPE, exposition
+from tasks.redis import client as redis
+
+
+class MetricsPage(Guard, Metrics):
+    """Both, for Prometheus."""
+
+    async def get(self) -> None:
+        """Answer a scrape; Flower's metrics are there without Redis, too."""
+        ours = await to_thread(exposition, redis())
+        self.application.purge_offline_worker_metrics()
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.write(generate_latest() + ours)

@@ -1,0 +1,72 @@
+"""The runbook, ``docs/runbook.md``, as a page.
+
+It keeps to headings, paragraphs, lists and indented code, with ``code`` and links inside; so a
+library for all of Markdown would be more than is needed.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from dashboard.page import Page
+
+RUNBOOK = Path(__file__).parents[1] / "docs" / "runbook.md"
+
+_INLINE = re.compile(r"`([^`]+)`|\[([^]]+)\]\(([^)]+)\)")
+
+
+class Piece(NamedTuple):
+    """A piece of a line."""
+
+    text: str
+    kind: Literal["text", "code", "link"] = "text"
+    to: str = ""
+
+
+class Block(NamedTuple):
+    """A part of a page: its lines, or items; a heading has the name that links to it lead to."""
+
+    kind: Literal["h1", "h2", "p", "ul", "pre"]
+    lines: list[str]
+    name: str = ""
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """Take a text apart."""
+    for part in re.split(r"\n{2,}", text.strip("\n")):
+        if heading := re.fullmatch(r"(##?) (.+)", part):
+            name = re.sub(r"[^\w]+", "-", heading[2].lower()).strip("-")
+            yield Block("h1" if heading[1] == "#" else "h2", [heading[2]], name)
+        elif part.startswith("    "):
+            yield Block("pre", [line.removeprefix("    ") for line in part.split("\n")])
+        elif part.startswith("- "):
+            items = re.split(r"\n- ", part.removeprefix("- "))
+            yield Block("ul", [" ".join(item.split()) for item in items])
+        else:
+            yield Block("p", [" ".join(part.split())])
+
+
+def pieces(line: str) -> Iterator[Piece]:
+    """Take a line apart."""
+    end = 0
+    for found in _INLINE.finditer(line):
+        yield Piece(line[end : found.start()])
+        yield Piece(found[1], "code") if found[1] else Piece(found[2], "link", found[3])
+        end = found.end()
+    yield Piece(line[end:])
+
+
+@cache
+def runbook() -> list[Block]:
+    """Return the runbook of this release."""
+    return list(blocks(RUNBOOK.read_text(encoding="utf-8")))
+
+
+class RunbookPage(Page):
+    """What to do when something is wrong."""
+
+    async def get(self) -> None:
+        """Show it."""
+        self.render("runbook.html", blocks=runbook(), pieces=pieces)
