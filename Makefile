@@ -33,7 +33,7 @@ check: $(VENV)/dev ## linters and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/cfn-lint deploy/storage.yaml deploy/eventbridge.yaml
+	@$(BIN)/cfn-lint deploy/storage.yaml deploy/eventbridge.yaml deploy/service.yaml
 
 docs: $(VENV)/embedded ## render docs/settings.md from the code
 	@$(BIN)/python -m tasks.settings > docs/settings.md
