@@ -224,7 +224,25 @@ def running(part: P) -> Iterator[P]:
         part.teardown()
 
 
-class RedisContainer(ProcessContainer):
+class RedisServer(ProcessContainer):
+    """A Redis server, which tests reach by ``client``."""
+
+    client: redis.Redis
+
+    def is_ready(self) -> bool:
+        """It answers, and has read its file."""
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def teardown(self) -> None:
+        """End it, and our connections to it."""
+        self.client.close()
+        super().teardown()
+
+
+class RedisContainer(RedisServer):
     """Redis, with every write on the disk before it is acknowledged, as in production."""
 
     def __init__(self, folder: Path, **options: str) -> None:
@@ -258,18 +276,6 @@ class RedisContainer(ProcessContainer):
             "port": self.port,
             "vhost": "0",
         }
-
-    def is_ready(self) -> bool:
-        """It answers, and has read its file."""
-        try:
-            return bool(self.client.ping())
-        except redis.RedisError:
-            return False
-
-    def teardown(self) -> None:
-        """End it, and our connections to it."""
-        self.client.close()
-        super().teardown()
 
 
 class EmulatorContainer(ProcessContainer):
