@@ -61,8 +61,8 @@ def _calls(deliveries: Mapping[str, Delivery]) -> list[Entry]:
     made = sorted((call, sink) for sink, delivery in deliveries.items() for call in delivery.calls)
     return [
         Entry(
-            at=call.to_json()["at"],
-            what=f"{sink}: {call.error or call.status}, {call.ms} ms",
+            at=call.begun,
+            what=f"{sink}: {call}",
             tone="bad" if call.error else "good",
         )
         for call, sink in made

@@ -24,7 +24,7 @@ from tasks.errors import (
     ParkedError,
     TransientDeliveryError,
 )
-from tasks.outcomes import Call, Outcome, Report
+from tasks.outcomes import Call, Outcome, Report, calls_from
 
 #: The header of a delivery's message that lists the calls it has made.
 CALLS = "calls"
@@ -126,7 +126,7 @@ def report_of(request: Any, state: str, result: Any) -> Report:
 
 def calls_of(request: Any) -> tuple[Call, ...]:
     """Return the calls that a delivery task has noted; they ride along in its message's headers."""
-    return tuple(Call(*call) for call in (request.headers or {}).get(CALLS, ()))
+    return calls_from((request.headers or {}).get(CALLS, ()))
 
 
 def _outcome(state: str, parked: bool) -> Outcome:

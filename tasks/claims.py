@@ -37,7 +37,7 @@ from tasks.audit import Record, downstream_result, verify
 from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
 from tasks.events import payload_hash
-from tasks.outcomes import Call, Delivery, Outcome, Status, undelivered, waiting
+from tasks.outcomes import Delivery, Outcome, Status, calls_from, undelivered, waiting
 from tasks.schedule import Appointment, partitions_with
 from tasks.settings import Settings, settings
 
@@ -775,10 +775,7 @@ def _deliveries(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Delivery]:
             at=data["at"],
             transient=data["transient"],
             response=data["response"],
-            calls=tuple(
-                Call(int(at), int(ms), int(status), error)
-                for at, ms, status, error in data["calls"]
-            ),
+            calls=calls_from(data.get("calls", ())),  # items of earlier releases have none
         )
         for sink, data in plain.items()
     }

@@ -264,8 +264,7 @@ def _describe_delivery(sink: str, delivery: Delivery) -> Iterator[str]:
     if delivery.error:
         yield f"               {printable(delivery.error)}"
     for call in delivery.calls:
-        told = call.to_json()
-        yield f"    {told['at']}  {printable(call.error) or call.status}, {call.ms} ms"
+        yield f"    {call.begun}  {printable(str(call))}"
 
 
 def printable(text: str) -> str:

@@ -36,19 +36,25 @@ class Outcome(StrEnum):
 
 
 class Call(NamedTuple):
-    """One attempt, as it is remembered: the time of its beginning in ms since the epoch, how long
-    it took in ms, the status of the answer (0: there was none), and why it failed (empty: it did
-    not)."""
+    """One attempt, as it is remembered."""
 
-    at: int
-    ms: int
-    status: int = 0
-    error: str = ""
+    at: int  # when it began, in milliseconds since the epoch
+    ms: int  # that it took
+    status: int = 0  # of the answer; 0 where there was none
+    error: str = ""  # why it failed; empty where it did not
+
+    def __str__(self) -> str:
+        return f"{self.error or self.status}, {self.ms} ms"
+
+    @property
+    def begun(self) -> str:
+        """When it began, as RFC 3339."""
+        return to_rfc3339(datetime.fromtimestamp(self.at / 1000, tz=UTC))
 
     def to_json(self) -> dict[str, Any]:
         """As ``claims show --json`` prints it."""
         return {
-            "at": to_rfc3339(datetime.fromtimestamp(self.at / 1000, tz=UTC)),
+            "at": self.begun,
             "ms": self.ms,
             "status": self.status or None,
             "error": self.error or None,
@@ -102,6 +108,11 @@ class Delivery:
         }
 
 
+def calls_from(plain: Iterable[Sequence[Any]]) -> tuple[Call, ...]:
+    """Read calls as messages and items have them: a list of each one's parts."""
+    return tuple(Call(int(at), int(ms), int(status), error) for at, ms, status, error in plain)
+
+
 def newest(calls: Iterable[Call]) -> tuple[Call, ...]:
     """Return the calls that are remembered of these, oldest first."""
     return tuple(sorted(calls)[-CALLS_KEPT:])
@@ -142,7 +153,7 @@ class Report:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Report":
         """Read what ``to_json`` wrote."""
-        calls = tuple(Call(*call) for call in data.get("calls", ()))
+        calls = calls_from(data.get("calls", ()))
         return cls(**{**data, "outcome": Outcome(data["outcome"]), "calls": calls})
 
     def delivery(self, generation: int) -> Delivery:

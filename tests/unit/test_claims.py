@@ -66,6 +66,13 @@ def test_a_claim_comes_back_from_its_item(claim):
     assert _from_attributes(_to_attributes(_to_item(claim))) == claim
 
 
+def test_an_item_of_before_calls_were_remembered_is_read():
+    older = attributes_of(settled())
+    for delivery in older["deliveries"]["M"].values():
+        del delivery["M"]["calls"]
+    assert _from_attributes(older) == settled()
+
+
 def test_an_item_of_a_newer_release_is_told():
     newer = attributes_of(make_claim()) | {"item_schema": {"N": str(ITEM_SCHEMA + 1)}}
     with pytest.raises(UnknownSchemaError, match=f"claim of {EVENT_ID}: item schema"):
