@@ -246,7 +246,7 @@ def _redrive(run: Run, key: str, claims: Claims, rules: MetadataRules) -> str | 
         except ClaimNotFoundError:
             return "not to be found"
         except StoreError:
-            time.sleep(attempt + 1)
+            time.sleep(attempt + 1)  # DynamoDB may be back then; nobody's request waits for it
     return None
 
 

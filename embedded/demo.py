@@ -49,7 +49,7 @@ def _plan(sinks: str) -> Plan:
 def _wait(until: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not (done := until()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks
     return done
 
 

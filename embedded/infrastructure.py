@@ -86,6 +86,7 @@ def _deploy_table(
             return  # made by other means, on an endpoint that is not ours alone
         cloudformation.create_stack(**stack, OnFailure="DELETE")
         done = "stack_create_complete"
+    # The stubs know each waiter by its literal name alone, and this is one of two.
     waiter: Any = cloudformation.get_waiter(done)  # type: ignore[call-overload]
     waiter.wait(StackName=stack["StackName"], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
 
@@ -195,7 +196,7 @@ def _long_form(loader: Loader, name: str, node: yaml.Node) -> dict[str, Any]:
         value = loader.construct_scalar(node)
     elif isinstance(node, yaml.SequenceNode):
         value = loader.construct_sequence(node, deep=True)
-    else:
+    else:  # a mapping: there are no other nodes, which the stubs do not say
         value = loader.construct_mapping(node, deep=True)  # type: ignore[arg-type]
     return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
 

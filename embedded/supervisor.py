@@ -202,7 +202,7 @@ class Supervisor:
                 return True
             if time.monotonic() > end:
                 return False
-            time.sleep(TICK)
+            time.sleep(TICK)  # between two looks at the children
 
     def _children(self) -> Iterator[_Child]:
         return (child for stage in self._stages for child in stage)
@@ -256,7 +256,7 @@ class Supervisor:
                     if time.monotonic() - begun > child.part.grace:
                         self._account.problem(f"{child.part.name} did not stop: killed")
                         break
-                    time.sleep(TICK / 2)
+                    time.sleep(TICK / 2)  # until it is gone, or its grace is over
                 child.bury()
             self._note_sessions()
             names = ", ".join(child.part.name for child in stage)

@@ -41,5 +41,6 @@ def paced(items: Iterable[T], rate: float) -> Iterator[T]:
     """Yield items, no more than ``rate`` a second; what is done with them counts as waiting."""
     begun = time.monotonic()
     for number, item in enumerate(items):
+        # What was late is caught up with: the pace is that of the whole.
         time.sleep(max(0.0, begun + number / rate - time.monotonic()))
         yield item

@@ -150,7 +150,7 @@ class Contexts:
                 wait = 0 if error.retry_after else _jitter(POLICY.backoff_base * 2 ** (tries - 1))
                 if tries == self._cxone.tries or time.monotonic() + wait > deadline:
                     raise
-            time.sleep(wait)
+            time.sleep(wait)  # the backoff, which ends before the deadline
 
     def _wait_while_busy(self, deadline: float) -> None:
         """Wait as long as CXone asked of any of us.
@@ -167,7 +167,7 @@ class Contexts:
         wait = max(0, left) / 1_000 + _jitter(1)  # we do not all come back at once
         if time.monotonic() + wait > deadline:
             raise TransientDeliveryError(reason, sick=False)
-        time.sleep(wait)
+        time.sleep(wait)  # what CXone asked for
 
     def _note_if_busy(self, error: TransientDeliveryError) -> None:
         if error.retry_after:

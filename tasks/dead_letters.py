@@ -152,7 +152,7 @@ class Ingest:
                 wait = 2.0**attempt if error.retry_after is None else error.retry_after
                 if attempt == TRIES - 1:
                     raise IngestError(f"ingest takes nothing: {error}") from None
-            time.sleep(min(wait, LONGEST_WAIT))
+            time.sleep(min(wait, LONGEST_WAIT))  # the backoff, or what ingest asked for
         raise AssertionError  # the last attempt raised
 
     def _send(self, body: bytes) -> tuple[Fate, str]:
