@@ -69,13 +69,11 @@ def system(breakable_system: System, sinks: SampleSinks) -> System:
 
 
 def hang_in_crm(system: System, sinks: SampleSinks) -> tuple[Envelope, str]:
-    """Bring an event to where the CRM does not answer, and every other sink has it."""
+    """Bring an event to where the CRM does not answer, and every other sink was called."""
     event = envelope()
     sinks.behave("crm", "hang", seconds=20, times=1)
     key = system.accept(event)
     eventually(lambda: all(system.calls(event).values()), what="every sink was called")
-    for sink in ("analytics", "compliance"):
-        system.task_events.wait_for(f"{key}.{sink}.1", "succeeded")
     return event, key
 
 
