@@ -43,26 +43,26 @@ class State(StrEnum):
 # was admitted: of a call that began before it opened, nothing is learnt when it ends.
 _STEP = """
 local key, op, id = KEYS[1], ARGV[1], ARGV[2]
+local f = redis.call('HMGET', key, 'open_until', 'opened', 'failures', 'probe', 'probe_until')
+local open_until, opened, failures, probe = tonumber(f[1] or 0), f[2] or '0', f[3], f[4]
+if op == 'admit' and open_until == 0 then
+  return (failures and 'watched:' or 'admitted:') .. opened
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function get(field) return redis.call('HGET', key, field) end
 local function open()
   redis.call('HSET', key, 'open_until', now + ARGV[4])
   redis.call('HDEL', key, 'failures', 'probe', 'probe_until')
 end
-local open_until = tonumber(get('open_until') or 0)
-local opened = get('opened') or '0'
 if op == 'admit' then
-  if open_until == 0 then return (get('failures') and 'watched:' or 'admitted:') .. opened end
   if now < open_until then return 'refused' end
-  local probe = get('probe')
-  if probe and probe ~= id and now < tonumber(get('probe_until')) then return 'refused' end
+  if probe and probe ~= id and now < tonumber(f[5]) then return 'refused' end
   redis.call('HSET', key, 'probe', id, 'probe_until', now + ARGV[5])
   return 'watched:' .. opened
 end
 if ARGV[6] ~= opened then return '' end
 if open_until > 0 then
-  if get('probe') ~= id then return '' end
+  if probe ~= id then return '' end
   if op == 'failed' then open() return 'reopened' end
   redis.call('HDEL', key, 'open_until', 'failures', 'probe', 'probe_until')
   redis.call('HSET', key, 'closed_at', now)
