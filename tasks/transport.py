@@ -108,6 +108,9 @@ class Channel(redis.Channel):
     #: Whether there was nothing to take.
     _idle = False
 
+    #: The client of the pool of connections.
+    _pooled: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._without_ack: set[str] = set()
         super().__init__(*args, **kwargs)
@@ -126,6 +129,14 @@ class Channel(redis.Channel):
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the connection of this channel is closed")
         return super()._connparams(asynchronous)  # type: ignore[misc]
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Make a client of a pool once, where kombu makes one for each command."""
+        if asynchronous:
+            return super()._create_client(asynchronous)  # type: ignore[misc]
+        if self._pooled is None or self._pooled.connection_pool is not self.pool:
+            self._pooled = super()._create_client()  # type: ignore[misc]
+        return self._pooled
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         if queue.endswith(".pidbox"):  # a reply to somebody who waits as kombu does
