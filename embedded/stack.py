@@ -316,9 +316,10 @@ def _cxone(plan: Plan) -> Part:
 
 
 def _worker(name: str, queues: str) -> Part:
+    # More processes than cores, since each waits for Redis, DynamoDB or a sink half of its time.
     # Workers need not know of each other: that only slows their start.
     alone = ("--without-gossip", "--without-mingle")
-    command = _celery("worker", "-n", f"{name}@%h", "-Q", queues, "-c", "2", "-l", "INFO", *alone)
+    command = _celery("worker", "-n", f"{name}@%h", "-Q", queues, "-c", "4", "-l", "INFO", *alone)
     return Part(name=name, command=command, ready=says(" ready."), grace=_WORKER_GRACE)
 
 

@@ -859,6 +859,7 @@ def connect(config: Settings) -> Claims:
             connect_timeout=2,
             read_timeout=5,
             retries={"mode": "standard", "total_max_attempts": 4},
+            parameter_validation=False,  # our own code makes them: DynamoDB checks them anyway
             max_pool_connections=32,
         ),
     )
