@@ -1,5 +1,7 @@
 """What became of tasks is told a few times a second, and all of it."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tasks import consumer
@@ -50,3 +52,12 @@ def test_without_a_loop_nothing_waits(worker: Consumer) -> None:
     worker.hub = None
     worker.on_send_event_buffered()
     assert worker._reported == 0.0
+
+
+def test_the_rest_is_told_before_the_connection_is_closed(worker: Consumer) -> None:
+    done: list[str] = []
+    worker._flush_events = lambda: done.append("told")
+    worker.perform_pending_operations = lambda: None
+    worker.blueprint = SimpleNamespace(shutdown=lambda _: done.append("closed"))
+    worker.shutdown()
+    assert done == ["told", "closed"]
