@@ -319,7 +319,9 @@ def _worker(name: str, queues: str) -> Part:
     # More processes than cores, since each waits for Redis, DynamoDB or a sink half of its time.
     # Workers need not know of each other: that only slows their start.
     alone = ("--without-gossip", "--without-mingle")
-    command = _celery("worker", "-n", f"{name}@%h", "-Q", queues, "-c", "4", "-l", "INFO", *alone)
+    celery = _celery("worker", "-n", f"{name}@%h", "-Q", queues, "-c", "4", "-l", "INFO", *alone)
+    # EventBridge gives ingest five seconds; work that is queued can wait for a core.
+    command = ["nice", "-n", "10", *celery]
     return Part(name=name, command=command, ready=says(" ready."), grace=_WORKER_GRACE)
 
 
