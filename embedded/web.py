@@ -152,7 +152,10 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Content-Length")
-        return self.rfile.read(int(length)).decode("utf-8", "replace")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise ConnectionAbortedError("the client is gone")  # there is no request to answer
+        return body.decode("utf-8", "replace")
 
     def behaviour(self) -> Behaviour:
         """Read the body as a behaviour."""

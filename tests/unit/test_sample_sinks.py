@@ -1,0 +1,20 @@
+"""The sample sinks: what is not a whole request is none."""
+
+import socket
+import urllib.request
+from urllib.parse import urlsplit
+
+from embedded.sinks import SampleSinks
+
+
+def test_a_request_that_is_cut_off_was_never_made():
+    with SampleSinks() as sinks:
+        url = urlsplit(sinks.url("crm"))
+        with socket.create_connection((url.hostname, url.port)) as client:
+            client.sendall(b"POST /crm HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(100) == b""
+        assert sinks.received("crm") == []
+        request = urllib.request.Request(sinks.url("crm"), b"{}", {"Idempotency-Key": "whole"})  # noqa: S310
+        urllib.request.urlopen(request).close()  # noqa: S310
+        assert [received.key for received in sinks.received("crm")] == ["whole"]
