@@ -1,0 +1,28 @@
+"""``python -m benchmarks NAME``: run one benchmark."""
+
+import argparse
+from types import ModuleType
+
+from benchmarks import one_sink_down, throughput
+
+MODULES: dict[str, ModuleType] = {
+    "throughput": throughput,
+    "one_sink_down": one_sink_down,
+}
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(required=True, metavar="NAME")
+    for name, module in MODULES.items():
+        text = str(module.__doc__)
+        command = commands.add_parser(name, help=text.partition("\n")[0], description=text)
+        module.add_options(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
