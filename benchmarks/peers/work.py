@@ -2,7 +2,6 @@
 
 import json
 import os
-from functools import cache
 from typing import Any
 
 import boto3
@@ -13,20 +12,25 @@ SINKS = ("analytics", "crm", "compliance")
 Event = dict[str, Any]
 
 
-@cache
-def table() -> Any:
-    """The table of claims, through boto3's usual front."""
-    return boto3.resource("dynamodb").Table(os.environ["PROCESSING_TABLE"])
+TABLE = os.environ["PROCESSING_TABLE"]
+
+#: May be shared by threads; has no connection before its first call, so by forks as well.
+dynamodb = boto3.client("dynamodb")
 
 
 def claim(event: Event) -> bool:
     """Claim an event by a conditional put; False for a duplicate."""
     try:
-        table().put_item(
-            Item={"id": event["id"], "status": "processing", "payload": json.dumps(event)},
+        dynamodb.put_item(
+            TableName=TABLE,
+            Item={
+                "id": {"S": event["id"]},
+                "status": {"S": "processing"},
+                "payload": {"S": json.dumps(event)},
+            },
             ConditionExpression="attribute_not_exists(id)",
         )
-    except table().meta.client.exceptions.ConditionalCheckFailedException:
+    except dynamodb.exceptions.ConditionalCheckFailedException:
         return False
     return True
 
@@ -45,10 +49,14 @@ def deliver(event: Event, sink: str) -> bool:
 
 def settle(key: str) -> None:
     """Write the final status by a conditional update."""
-    table().update_item(
-        Key={"id": key},
+    dynamodb.update_item(
+        TableName=TABLE,
+        Key={"id": {"S": key}},
         UpdateExpression="SET #status = :completed",
         ConditionExpression="#status = :processing",
         ExpressionAttributeNames={"#status": "status"},
-        ExpressionAttributeValues={":completed": "completed", ":processing": "processing"},
+        ExpressionAttributeValues={
+            ":completed": {"S": "completed"},
+            ":processing": {"S": "processing"},
+        },
     )
