@@ -3,10 +3,11 @@
 import argparse
 from types import ModuleType
 
-from benchmarks import one_sink_down, throughput
+from benchmarks import ingest, one_sink_down, throughput
 
 MODULES: dict[str, ModuleType] = {
     "throughput": throughput,
+    "ingest": ingest,
     "one_sink_down": one_sink_down,
 }
 

@@ -151,18 +151,10 @@ class Process:
         return total
 
     def end(self) -> None:
-        """End it and its children."""
+        """Kill it and its children: what they leave is thrown away."""
         with suppress(ProcessLookupError):
-            self.resume()
-            os.killpg(self.pid, signal.SIGTERM)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 class _Tail:
@@ -285,7 +277,7 @@ class Bench:
             )
         process = Process("emulator", command, env, self.folder)
         stack.callback(process.end)
-        process.wait(lambda: _listens(int(port)))
+        process.wait(lambda: listens(int(port)))
         return f"{HOST}:{port}"
 
     def _start_nginx(self, stack: ExitStack, emulator: str) -> None:
@@ -307,12 +299,13 @@ class Bench:
         command = [nginx, "-c", str(configuration), "-e", str(self.folder / "nginx.err")]
         process = Process("nginx", command, environment(), self.folder)
         stack.callback(process.end)
-        process.wait(lambda: _listens(int(self._aws.rpartition(":")[2])))
+        process.wait(lambda: listens(int(self._aws.rpartition(":")[2])))
         self.calls = _Tail(self.folder / "sinks.log")
         self.requests = _Tail(self.folder / "aws.log")
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 

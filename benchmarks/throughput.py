@@ -52,7 +52,7 @@ def _measure(
         system.pause()
         systems.append(system)
     for system in systems:
-        system.round(min(events, 40))  # everything is warm
+        system.round(min(events, 100))  # everything is warm
     found: dict[str, list[Round]] = {system.name: [] for system in systems}
     for number in range(rounds):
         for system in systems:
@@ -64,8 +64,8 @@ def _measure(
 
 def _report(rounds: Rounds) -> None:
     print(
-        "| system | events/s | ours is faster by | CPU ms | Redis commands | round trips "
-        "| DynamoDB writes | reads | KB |\n|---|---|---|---|---|---|---|---|---|"
+        "| system | events/s | ours is faster by | CPU ms | cores busy | Redis commands "
+        "| round trips | DynamoDB writes | reads | KB |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name, all_of_it in rounds.items():
         valid = [r for r in all_of_it if not r.wrong]
@@ -82,6 +82,7 @@ def _report(rounds: Rounds) -> None:
             spread([r.rate for r in valid], ".1f"),
             spread(ratios, ".2f") if name != "ours" and ratios else "–",
             f"{sum(r.cpu for r in valid) / events * 1000:.1f}",
+            f"{sum(r.cpu for r in valid) / sum(r.seconds for r in valid):.2f}",
             f"{sum(r.commands.total() for r in valid) / events:.1f}",
             f"{sum(r.reads for r in valid) / events:.1f}",
             f"{writes / events:.2f}",
