@@ -3,11 +3,13 @@
 import argparse
 from types import ModuleType
 
-from benchmarks import ingest, one_sink_down, throughput
+from benchmarks import duplicates, growth, ingest, one_sink_down, throughput
 
 MODULES: dict[str, ModuleType] = {
     "throughput": throughput,
     "ingest": ingest,
+    "duplicates": duplicates,
+    "growth": growth,
     "one_sink_down": one_sink_down,
 }
 

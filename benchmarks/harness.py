@@ -11,6 +11,7 @@ requests a round made, for all systems alike. Redis runs as ``make run`` runs it
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -30,7 +31,7 @@ import redis
 
 from embedded.infrastructure import DEPLOY, Template
 from embedded.stack import plan, stages
-from tests.integration.envelopes import SINKS, envelope
+from tests.integration.envelopes import SINKS, Envelope, envelope
 from tests.integration.nodes import HOST, ROOT, free_port, redis_server
 from tests.integration.system import CREDENTIALS, REGION, aws, environment
 
@@ -141,14 +142,6 @@ class Process:
                 times = process.cpu_times()
                 used += times.user + times.system + times.children_user + times.children_system
         return used
-
-    def memory(self) -> int:
-        """Resident bytes of it and its children; pages that they share count for each."""
-        total = 0
-        for process in self.family():
-            with suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
-        return total
 
     def end(self) -> None:
         """Kill it and its children: what they leave is thrown away."""
@@ -343,25 +336,40 @@ class System:
     env: Mapping[str, str]
     table: str
     processes: Sequence[Process]
+    last: list[Envelope] = field(default_factory=list)
+    """The events of the last round that had new ones."""
 
-    def round(self, events: int) -> Round:
-        """Have it process so many new events; all others must be paused."""
-        bench, patience = self.bench, time.monotonic() + PATIENCE
-        bench.make_table(self.table)
-        self.feed([envelope() for _ in range(events)])
+    def round(self, events: int, duplicates: int = 0) -> Round:
+        """Have it process so many new events, among duplicates of those of the round before.
+
+        All other systems must be paused.
+        """
+        bench = self.bench
+        fresh = [envelope() for _ in range(events)]
+        again = random.choices(self.last, k=duplicates) if duplicates else []
+        if not again:
+            bench.make_table(self.table)
+        kept = bench.statuses(self.table).total()
+        self.last = fresh or self.last
+        self.feed(random.sample(fresh + again, events + duplicates))
         bench.calls.skip()
         bench.requests.skip()
         bench.redis.config_resetstat()
         cpu, begun = self.cpu(), time.monotonic()
         self.resume()
         calls: Counter[str] = Counter()
-        while calls.total() < len(SINKS) * events and time.monotonic() < patience:
+        asked: list[list[str]] = []
+        statuses: Counter[str] = Counter()
+        while not (
+            calls.total() >= len(SINKS) * events
+            and len(asked) >= 2 * events + duplicates
+            and (statuses := bench.statuses(self.table))["completed"] >= kept + events
+        ):
+            if time.monotonic() > begun + PATIENCE:
+                break
             time.sleep(0.02)
             calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
-        statuses = bench.statuses(self.table)
-        while statuses["completed"] < events and time.monotonic() < patience:
-            time.sleep(0.02)
-            statuses = bench.statuses(self.table)
+            asked += [line.split() for line in bench.requests.lines()]
         took = time.monotonic() - begun
         time.sleep(0.3)  # the last acknowledgements
         self.pause()
@@ -369,16 +377,16 @@ class System:
         statistics = bench.redis.info("commandstats")
         reads = bench.redis.info("stats")["total_reads_processed"]
         calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
-        asked = [line.split() for line in bench.requests.lines()]
+        asked += [line.split() for line in bench.requests.lines()]
         return Round(
-            events=events,
+            events=events + duplicates,
             seconds=took,
             cpu=cpu,
             commands=Counter({_command(k): v["calls"] for k, v in statistics.items()}),
             reads=reads,
             requests=Counter(target.rpartition(".")[2] for target, *_ in asked),
             bytes=sum(int(sent) + int(got) for _, sent, got, _ in asked),
-            wrong=_wrong(events, statuses, calls),
+            wrong=_wrong(kept, events, statuses, calls),
         )
 
     def feed(self, events: Sequence[Mapping[str, Any]]) -> None:
@@ -411,31 +419,38 @@ def _command(name: str) -> str:
     return name.removeprefix("cmdstat_").upper()
 
 
-def _wrong(events: int, statuses: Counter[str], calls: Counter[str]) -> str:
+def _wrong(kept: int, events: int, statuses: Counter[str], calls: Counter[str]) -> str:
     """Tell what is not as it should be: one final status an event, one call a sink."""
-    if statuses != {"completed": events}:
-        return f"{events} events, but statuses {dict(statuses)}"
-    if calls != dict.fromkeys(SINKS, events):
+    if statuses != {"completed": kept + events}:
+        return f"{kept} and {events} events, but statuses {dict(statuses)}"
+    if any(calls[sink] != events for sink in SINKS):
         return f"{events} events, but calls {dict(calls)}"
     return ""
 
 
-def ours(bench: Bench, database: int = 0, sinks: str = "fast", workers: int = 1) -> System:
+def ours(
+    bench: Bench,
+    database: int = 0,
+    sinks: str = "fast",
+    *,
+    name: str = "ours",
+    workers: int = 1,
+    cores: int = CORES,
+) -> System:
     """Start the workers that ``make run`` starts, with its settings, but without CXone."""
-    table = "ours"
-    bench.make_table(table)
-    layout = plan(bench.folder, bench.settings(database, table, sinks))
+    bench.make_table(name)
+    layout = plan(bench.folder, bench.settings(database, name, sinks))
     settings = {k: v for k, v in layout.environment.items() if not k.startswith("CXONE_")}
     env = environment(**settings)
     processes = []
     for part in stages(layout, workers)[1]:
         if part.name != "flower":
-            process = bench.start(f"ours-{part.name}", part.command, {**env, **part.environment})
-            process.pin(CORES)
+            process = bench.start(f"{name}-{part.name}", part.command, {**env, **part.environment})
+            process.pin(cores)
             processes.append(process)
     for process in processes:
         process.wait(_says(process, " ready."))
-    return System("ours", bench, "benchmarks.ours", env, table, processes)
+    return System(name, bench, "benchmarks.ours", env, name, processes)
 
 
 class Peer(NamedTuple):

@@ -42,6 +42,13 @@ class Server(NamedTuple):
     port: int
 
 
+class _Load(NamedTuple):
+    """Requests a second, and the milliseconds of CPU that each took."""
+
+    rate: float
+    cpu: float
+
+
 def run(options: argparse.Namespace) -> None:
     """Run the rounds and print a table of each kind."""
     with Bench() as bench:
@@ -49,12 +56,16 @@ def run(options: argparse.Namespace) -> None:
         for server in servers.values():
             _load(server, "--connections", options.connections, 1)  # everything is warm
             server.process.pause()
-        rates = _rates(bench, servers, options)
-        print(f"\n| at {options.connections} connections | requests/s | ours is faster by |")
-        print("|---|---|---|")
-        for name, values in rates.items():
-            ratios = [us / it for us, it in zip(rates["ours"], values, strict=True)]
-            print(f"| {name} | {spread(values, '.0f')} | {spread(ratios, '.2f')} |")
+        found = _rates(bench, servers, options)
+        print(
+            f"\n| at {options.connections} connections | requests/s | ours is faster by | CPU ms |"
+        )
+        print("|---|---|---|---|")
+        for name, loads in found.items():
+            pairs = zip(found["ours"], loads, strict=True)
+            ratios = spread([us.rate / it.rate for us, it in pairs], ".2f")
+            cpu = spread([load.cpu for load in loads], ".2f")
+            print(f"| {name} | {spread([load.rate for load in loads], '.0f')} | {ratios} | {cpu} |")
         system = ours(bench)
         system.feed([envelope() for _ in range(options.backlog)])
         print(f"\n| at {options.rate:g} new a second, workers busy | p50, ms | p99, ms |")
@@ -76,16 +87,18 @@ def _start(bench: Bench, name: str, database: int) -> Server:
 
 def _rates(
     bench: Bench, servers: Mapping[str, Server], options: argparse.Namespace
-) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {name: [] for name in servers}
+) -> dict[str, list[_Load]]:
+    found: dict[str, list[_Load]] = {name: [] for name in servers}
     for _ in range(options.rounds):
         for name, server in servers.items():
             server.process.resume()
-            latencies = _load(server, "--connections", options.connections, options.seconds)
+            cpu = server.process.cpu()
+            taken = len(_load(server, "--connections", options.connections, options.seconds))
+            cpu = (server.process.cpu() - cpu) / taken * 1000
             server.process.pause()
-            rates[name].append(len(latencies) / options.seconds)
+            found[name].append(_Load(taken / options.seconds, cpu))
             bench.redis.flushall()  # or the backlog would come to its limit
-    return rates
+    return found
 
 
 def _latencies(
