@@ -20,8 +20,8 @@ demo: $(VENV)/embedded ## the same, checks what became of the sample events, and
 test: $(VENV)/dev ## every test that needs no Docker
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/bench ## benchmarks, ratios side by side: ARGS="throughput --help"
-	@$(BIN)/python -m benchmarks $(or $(ARGS),--help)
+bench: $(VENV)/bench ## benchmarks, ratios side by side: ARGS="--help" names the others
+	@$(BIN)/python -m benchmarks $(or $(ARGS),throughput)
 
 soak: $(VENV)/dev ## load with random kills and faults: ARGS="--minutes 30 --rate 20 --seed 7"
 	@$(BIN)/python -m tests.soak $(ARGS)

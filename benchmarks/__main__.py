@@ -1,9 +1,12 @@
 """``python -m benchmarks NAME``: run one benchmark."""
 
 import argparse
+import signal
+import sys
 from types import ModuleType
 
 from benchmarks import duplicates, growth, ingest, one_sink_down, throughput
+from benchmarks.harness import Missing
 
 MODULES: dict[str, ModuleType] = {
     "throughput": throughput,
@@ -24,7 +27,11 @@ def main() -> None:
         module.add_options(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args()
-    options.run(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and end what was started
+    try:
+        options.run(options)
+    except Missing as missing:
+        sys.exit(f"not installed: {missing}")
 
 
 if __name__ == "__main__":

@@ -136,18 +136,23 @@ class Process:
 
     def cpu(self) -> float:
         """CPU seconds that it and its children used, those of children that ended included."""
-        used = 0.0
-        for process in self.family():
-            with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                used += times.user + times.system + times.children_user + times.children_system
-        return used
+        return _cpu(self.family())
 
     def end(self) -> None:
         """Kill it and its children: what they leave is thrown away."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _cpu(processes: Sequence[psutil.Process]) -> float:
+    """CPU seconds of processes, those of their children that ended included."""
+    used = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used += times.user + times.system + times.children_user + times.children_system
+    return used
 
 
 class _Tail:
@@ -316,6 +321,8 @@ class Round(NamedTuple):
     """Of DynamoDB, by operation."""
     bytes: int
     """Of DynamoDB's requests and answers."""
+    foreign: float
+    """Cores that were busy with something else: neither systems nor what they stand on."""
     wrong: str
     """Why the round is invalid; empty where all is as it should be."""
 
@@ -355,7 +362,7 @@ class System:
         bench.calls.skip()
         bench.requests.skip()
         bench.redis.config_resetstat()
-        cpu, begun = self.cpu(), time.monotonic()
+        cpu, foreign, begun = self.cpu(), _foreign(), time.monotonic()
         self.resume()
         calls: Counter[str] = Counter()
         asked: list[list[str]] = []
@@ -371,6 +378,7 @@ class System:
             calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
             asked += [line.split() for line in bench.requests.lines()]
         took = time.monotonic() - begun
+        foreign = (_foreign() - foreign) / took
         time.sleep(0.3)  # the last acknowledgements
         self.pause()
         cpu = self.cpu() - cpu
@@ -386,6 +394,7 @@ class System:
             reads=reads,
             requests=Counter(target.rpartition(".")[2] for target, *_ in asked),
             bytes=sum(int(sent) + int(got) for _, sent, got, _ in asked),
+            foreign=foreign,
             wrong=_wrong(kept, events, statuses, calls),
         )
 
@@ -413,6 +422,13 @@ class System:
     def cpu(self) -> float:
         """CPU seconds of all its processes."""
         return sum(process.cpu() for process in self.processes)
+
+
+def _foreign() -> float:
+    """CPU seconds that this machine spent on processes that are not ours."""
+    spent = psutil.cpu_times()
+    busy = sum(spent) - spent.idle - spent.iowait - spent.guest - spent.guest_nice
+    return float(busy) - _cpu([psutil.Process(), *psutil.Process().children(recursive=True)])
 
 
 def _command(name: str) -> str:

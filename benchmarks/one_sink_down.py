@@ -36,10 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the rounds and print what they took."""
-    folder = Path(tempfile.mkdtemp(prefix="benchmark-"), "one-sink-down")
-    folder.mkdir()
     with (
-        running(EmulatorContainer(folder)) as aws,
+        tempfile.TemporaryDirectory(prefix="benchmark-") as place,
+        running(EmulatorContainer(folder := _folder(place))) as aws,
         SampleSinks() as sinks,
         System(folder, aws_url=aws.url, sinks=sinks, beat=True, listen=False, **SETTINGS) as system,
         running(system.make_worker("crm", "-Q", "deliver.crm")),
@@ -57,6 +56,12 @@ def run(options: argparse.Namespace) -> None:
         spread = f"{min(values):.1f} to {max(values):.1f}"
         print(f"crm {name:<4}  {medians[name]:6.1f} events a second ({spread})")
     print(f"the others keep {medians['down'] / medians['up']:.0%}")
+
+
+def _folder(place: str) -> Path:
+    folder = Path(place, "one-sink-down")
+    folder.mkdir()
+    return folder
 
 
 def _round(system: System, events: int) -> float:

@@ -90,6 +90,8 @@ def _report(rounds: Rounds) -> None:
             f"{sum(r.bytes for r in valid) / events / 1000:.1f}",
         ]
         print(f"| {' | '.join(cells)} |")
+    foreign = [r.foreign for all_of_it in rounds.values() for r in all_of_it]
+    print(f"\nOther processes of this machine kept {spread(foreign, '.2f')} cores busy.")
 
 
 def spread(values: Sequence[float], form: str) -> str:

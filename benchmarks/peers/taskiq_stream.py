@@ -14,7 +14,8 @@ from benchmarks.peers import work
 
 URL = os.environ["REDIS_URL"]
 
-broker = RedisStreamBroker(URL)
+#: No time-out: a process that was stopped for a round would take its own pause for Redis's.
+broker = RedisStreamBroker(URL, socket_timeout=None)
 counters: Redis = Redis.from_url(URL)
 
 
