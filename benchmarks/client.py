@@ -1,0 +1,93 @@
+"""``python -m benchmarks.client``: posts events to an ingest, over a new connection each.
+
+In Python, and so no faster than its servers: a server that does nothing shows how far it goes. In
+a process of its own. Prints JSON: latencies in milliseconds, by status.
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import time
+import uuid
+from collections import defaultdict
+
+from tests.integration.envelopes import envelope
+from tests.integration.nodes import HOST
+from tests.integration.system import API_KEY
+
+
+class Client:
+    """Posts events, and keeps what it saw."""
+
+    def __init__(self, port: int) -> None:
+        """Talk to ``port`` of loopback."""
+        self._address = (HOST, port)
+        self.latencies: dict[int, list[float]] = defaultdict(list)
+        event = envelope(id="@")
+        body = json.dumps(event).encode()
+        length = len(body) - 1 + len(str(uuid.uuid4()))
+        head = (
+            f"POST /events HTTP/1.1\r\nHost: {HOST}\r\nx-api-key: {API_KEY}\r\n"
+            "User-Agent: Amazon/EventBridge/ApiDestinations\r\nConnection: close\r\n"
+            "Content-Type: application/json; charset=utf-8\r\nRange: bytes=0-1048575\r\n"
+            f"Accept-Encoding: gzip,deflate\r\nContent-Length: {length}\r\n\r\n"
+        )
+        self._before, self._after = (head.encode() + body).split(b"@", 1)
+
+    async def post(self, begun: float) -> None:
+        """Post an event; its latency counts from ``begun``."""
+        loop = asyncio.get_running_loop()
+        answer = b""
+        with socket.socket() as connection:
+            connection.setblocking(False)
+            await loop.sock_connect(connection, self._address)
+            event = self._before + str(uuid.uuid4()).encode() + self._after
+            await loop.sock_sendall(connection, event)
+            while chunk := await loop.sock_recv(connection, 4096):
+                answer += chunk
+        status = int(answer[9:12] or 0)
+        self.latencies[status].append((time.perf_counter() - begun) * 1000)
+
+    async def keep_posting(self, until: float) -> None:
+        """Post one event after the other."""
+        while (begun := time.perf_counter()) < until:
+            await self.post(begun)
+
+    async def at_once(self, connections: int, seconds: float) -> None:
+        """Keep so many connections busy."""
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(self.keep_posting(until) for _ in range(connections)))
+
+    async def at_rate(self, rate: float, seconds: float) -> None:
+        """Open so many connections a second, however long answers take.
+
+        A latency counts from the moment that the schedule names.
+        """
+        start = time.perf_counter()
+        async with asyncio.TaskGroup() as posts:
+            for number in range(int(rate * seconds)):
+                moment = start + number / rate
+                await asyncio.sleep(max(0.0, moment - time.perf_counter()))
+                posts.create_task(self.post(moment))
+
+
+def main() -> None:
+    """Post as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.client")
+    parser.add_argument("port", type=int)
+    parser.add_argument("seconds", type=float)
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--connections", type=int, help="kept busy")
+    how.add_argument("--rate", type=float, help="new connections a second")
+    options = parser.parse_args()
+    client = Client(options.port)
+    if options.rate:
+        asyncio.run(client.at_rate(options.rate, options.seconds))
+    else:
+        asyncio.run(client.at_once(options.connections, options.seconds))
+    print(json.dumps(client.latencies))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,517 @@
+"""What all measurements stand on: one Redis, one DynamoDB emulator, one nginx, and systems.
+
+Systems take turns. The processes of all but the one that is measured are stopped by SIGSTOP. The
+events of a round are queued while its system is stopped, too; the clock runs from its SIGCONT
+until the table holds a final status of each.
+
+nginx is the sinks, and a reverse proxy before the emulator. Its log tells how many calls and
+requests a round made, for all systems alike. Redis runs as ``make run`` runs it: append-only file,
+``appendfsync always``.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import psutil
+import redis
+
+from embedded.infrastructure import DEPLOY, Template
+from embedded.stack import plan, stages
+from tests.integration.envelopes import SINKS, Envelope, envelope
+from tests.integration.nodes import HOST, ROOT, free_port, redis_server
+from tests.integration.system import CREDENTIALS, REGION, aws, environment
+
+#: How many cores the workers of a system may use.
+CORES = 2
+
+#: Seconds that a round may take.
+PATIENCE = 120.0
+
+#: Milliseconds after which the slow sinks answer.
+SLOW = 20
+
+_NGINX = """\
+{modules}
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
+events {{ worker_connections 4096; }}
+http {{
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  keepalive_requests 1000000000; keepalive_timeout 3600; client_body_buffer_size 512k;
+  log_format sink "$uri";
+  log_format aws "$http_x_amz_target $request_length $bytes_sent $status";
+  upstream aws {{ server {emulator}; keepalive 64; }}
+  server {{
+    listen {sinks};
+    access_log {folder}/sinks.log sink;
+    location /fast/ {{ return 204; }}
+    location /slow/ {{ {slow} }}
+  }}
+  server {{
+    listen {aws};
+    access_log {folder}/aws.log aws;
+    location / {{
+      proxy_pass http://aws; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_set_header Host {aws};
+    }}
+  }}
+}}
+"""
+
+_ECHO = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
+
+
+class Missing(Exception):  # noqa: N818 - read as "X is missing"
+    """Raised when a program that a benchmark needs is not installed."""
+
+
+class Process:
+    """A process and its children, in a session of their own."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], env: Mapping[str, str], folder: Path
+    ) -> None:
+        """Start it; what it says goes to a file in ``folder``."""
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("w") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, and that of its group."""
+        return self._process.pid
+
+    def wait(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            RuntimeError: it ended, or took too long; with the end of its log.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def pause(self) -> None:
+        """Stop it where it is."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def pin(self, cores: int) -> None:
+        """Leave it, and the processes it will start, so many cores, where there are more."""
+        os.sched_setaffinity(self.pid, sorted(os.sched_getaffinity(0))[:cores])
+
+    def family(self) -> list[psutil.Process]:
+        """It and all that descend from it."""
+        parent = psutil.Process(self.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """CPU seconds that it and its children used, those of children that ended included."""
+        return _cpu(self.family())
+
+    def end(self) -> None:
+        """Kill it and its children: what they leave is thrown away."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _cpu(processes: Sequence[psutil.Process]) -> float:
+    """CPU seconds of processes, those of their children that ended included."""
+    used = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used += times.user + times.system + times.children_user + times.children_system
+    return used
+
+
+class _Tail:
+    """The lines that were added to a file since one looked."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open()
+        self.skip()
+
+    def skip(self) -> None:
+        self._file.seek(0, os.SEEK_END)
+
+    def lines(self) -> list[str]:
+        return self._file.readlines()
+
+
+class Bench:
+    """Redis, the emulator and nginx; from ``with`` to its end."""
+
+    def __init__(self) -> None:
+        """Describe them; ``with`` starts them."""
+        self.folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
+        self.redis_port = free_port()
+        self.redis = redis.Redis(HOST, self.redis_port, decode_responses=True)
+        self.emulator = "ministack"
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start all, and return when they are ready."""
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self._start_redis(stack)
+            emulator = self._start_emulator(stack)
+            self._start_nginx(stack, emulator)
+            # Past nginx: our own look is not to be counted.
+            self.dynamodb = aws("dynamodb", f"http://{emulator}")
+            stack.callback(self.dynamodb.close)
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all, and remove what they left."""
+        self._exit.close()
+
+    def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Process:
+        """Start one more process, which ends with the bench."""
+        process = Process(name, command, env, self.folder)
+        self._exit.callback(process.end)
+        return process
+
+    def settings(self, database: int, table: str, sinks: str = "fast") -> dict[str, str]:
+        """Return what the processes of a system are told."""
+        return {
+            "REDIS_URL": f"redis://{HOST}:{self.redis_port}/{database}",
+            "PROCESSING_TABLE": table,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": f"http://{self._aws}",
+            **CREDENTIALS,
+            **{f"{s.upper()}_ENDPOINT": f"http://{self._sinks}/{sinks}/{s}" for s in SINKS},
+        }
+
+    def make_table(self, name: str) -> None:
+        """Make a table anew, with the keys and indexes of ``deploy/storage.yaml``."""
+        with suppress(self.dynamodb.exceptions.ResourceNotFoundException):
+            self.dynamodb.delete_table(TableName=name)
+        template = Template(DEPLOY / "storage.yaml", {"TableName": name})
+        _, properties = next(iter(template.resources("AWS::DynamoDB::Table")))
+        wanted = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+        self.dynamodb.create_table(TableName=name, **{key: properties[key] for key in wanted})
+
+    def statuses(self, table: str) -> Counter[str]:
+        """Count the items of a table by status."""
+        found: Counter[str] = Counter()
+        pages = self.dynamodb.get_paginator("scan").paginate(
+            TableName=table,
+            ProjectionExpression="#status",
+            ExpressionAttributeNames={"#status": "status"},
+        )
+        for page in pages:
+            found.update(item["status"]["S"] for item in page["Items"])
+        return found
+
+    def _start_redis(self, stack: ExitStack) -> None:
+        server = redis_server()
+        if server is None:
+            raise Missing("redis-server: apt-get install redis-server")
+        options = {
+            "bind": HOST,
+            "port": str(self.redis_port),
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        process = Process("redis", [server, *words], environment(), self.folder)
+        stack.callback(process.end)
+        process.wait(self._redis_answers)
+
+    def _redis_answers(self) -> bool:
+        with suppress(redis.RedisError):
+            return bool(self.redis.ping())
+        return False
+
+    def _start_emulator(self, stack: ExitStack) -> str:
+        port = str(free_port())
+        if found := os.environ.get("BENCH_DYNOXIDE") or shutil.which("dynoxide"):
+            self.emulator = "dynoxide"
+            command, env = [found, "serve", "--port", port], environment()
+        else:
+            command = [sys.executable, "-m", "ministack"]
+            env = environment(
+                BIND_HOST=HOST,
+                GATEWAY_PORT=port,
+                TMPDIR=str(self.folder),
+                IOT_MTLS_ENABLED="0",
+                SFTP_ENABLED="0",
+                DOCKER_HOST=f"unix://{self.folder}/no-docker",
+            )
+        process = Process("emulator", command, env, self.folder)
+        stack.callback(process.end)
+        process.wait(lambda: listens(int(port)))
+        return f"{HOST}:{port}"
+
+    def _start_nginx(self, stack: ExitStack, emulator: str) -> None:
+        nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+        if nginx is None or not _ECHO.exists():
+            raise Missing("nginx with echo: apt-get install nginx-light libnginx-mod-http-echo")
+        self._sinks, self._aws = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+        configuration = self.folder / "nginx.conf"
+        configuration.write_text(
+            _NGINX.format(
+                modules=f"load_module {_ECHO};",
+                folder=self.folder,
+                emulator=emulator,
+                sinks=self._sinks,
+                aws=self._aws,
+                slow=f"echo_sleep {SLOW / 1000}; echo ok;",
+            )
+        )
+        command = [nginx, "-c", str(configuration), "-e", str(self.folder / "nginx.err")]
+        process = Process("nginx", command, environment(), self.folder)
+        stack.callback(process.end)
+        process.wait(lambda: listens(int(self._aws.rpartition(":")[2])))
+        self.calls = _Tail(self.folder / "sinks.log")
+        self.requests = _Tail(self.folder / "aws.log")
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+class Round(NamedTuple):
+    """What one round of one system came to; amounts are of the whole round."""
+
+    events: int
+    seconds: float
+    cpu: float
+    commands: Counter[str]
+    reads: int
+    """How often Redis read from a connection: round trips, where a pipeline is one."""
+    requests: Counter[str]
+    """Of DynamoDB, by operation."""
+    bytes: int
+    """Of DynamoDB's requests and answers."""
+    foreign: float
+    """Cores that were busy with something else: neither systems nor what they stand on."""
+    wrong: str
+    """Why the round is invalid; empty where all is as it should be."""
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.events / self.seconds
+
+
+@dataclass
+class System:
+    """Something that processes events, and its place on a bench."""
+
+    name: str
+    bench: Bench
+    module: str
+    """What queues its events: ``feed`` of this module."""
+    env: Mapping[str, str]
+    table: str
+    processes: Sequence[Process]
+    last: list[Envelope] = field(default_factory=list)
+    """The events of the last round that had new ones."""
+
+    def round(self, events: int, duplicates: int = 0) -> Round:
+        """Have it process so many new events, among duplicates of those of the round before.
+
+        All other systems must be paused.
+        """
+        bench = self.bench
+        fresh = [envelope() for _ in range(events)]
+        again = random.choices(self.last, k=duplicates) if duplicates else []
+        if not again:
+            bench.make_table(self.table)
+        kept = bench.statuses(self.table).total()
+        self.last = fresh or self.last
+        self.feed(random.sample(fresh + again, events + duplicates))
+        bench.calls.skip()
+        bench.requests.skip()
+        bench.redis.config_resetstat()
+        cpu, foreign, begun = self.cpu(), _foreign(), time.monotonic()
+        self.resume()
+        calls: Counter[str] = Counter()
+        asked: list[list[str]] = []
+        statuses: Counter[str] = Counter()
+        while not (
+            calls.total() >= len(SINKS) * events
+            and len(asked) >= 2 * events + duplicates
+            and (statuses := bench.statuses(self.table))["completed"] >= kept + events
+        ):
+            if time.monotonic() > begun + PATIENCE:
+                break
+            time.sleep(0.02)
+            calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
+            asked += [line.split() for line in bench.requests.lines()]
+        took = time.monotonic() - begun
+        foreign = (_foreign() - foreign) / took
+        time.sleep(0.3)  # the last acknowledgements
+        self.pause()
+        cpu = self.cpu() - cpu
+        statistics = bench.redis.info("commandstats")
+        reads = bench.redis.info("stats")["total_reads_processed"]
+        calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
+        asked += [line.split() for line in bench.requests.lines()]
+        return Round(
+            events=events + duplicates,
+            seconds=took,
+            cpu=cpu,
+            commands=Counter({_command(k): v["calls"] for k, v in statistics.items()}),
+            reads=reads,
+            requests=Counter(target.rpartition(".")[2] for target, *_ in asked),
+            bytes=sum(int(sent) + int(got) for _, sent, got, _ in asked),
+            foreign=foreign,
+            wrong=_wrong(kept, events, statuses, calls),
+        )
+
+    def feed(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Queue events, by the system's own code."""
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.feed", self.module],
+            cwd=ROOT,
+            env=self.env,
+            input=json.dumps(events),
+            text=True,
+            check=True,
+        )
+
+    def pause(self) -> None:
+        """Stop all of its processes where they are."""
+        for process in self.processes:
+            process.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        for process in self.processes:
+            process.resume()
+
+    def cpu(self) -> float:
+        """CPU seconds of all its processes."""
+        return sum(process.cpu() for process in self.processes)
+
+
+def _foreign() -> float:
+    """CPU seconds that this machine spent on processes that are not ours."""
+    spent = psutil.cpu_times()
+    busy = sum(spent) - spent.idle - spent.iowait - spent.guest - spent.guest_nice
+    return float(busy) - _cpu([psutil.Process(), *psutil.Process().children(recursive=True)])
+
+
+def _command(name: str) -> str:
+    return name.removeprefix("cmdstat_").upper()
+
+
+def _wrong(kept: int, events: int, statuses: Counter[str], calls: Counter[str]) -> str:
+    """Tell what is not as it should be: one final status an event, one call a sink."""
+    if statuses != {"completed": kept + events}:
+        return f"{kept} and {events} events, but statuses {dict(statuses)}"
+    if any(calls[sink] != events for sink in SINKS):
+        return f"{events} events, but calls {dict(calls)}"
+    return ""
+
+
+def ours(
+    bench: Bench,
+    database: int = 0,
+    sinks: str = "fast",
+    *,
+    name: str = "ours",
+    workers: int = 1,
+    cores: int = CORES,
+) -> System:
+    """Start the workers that ``make run`` starts, with its settings, but without CXone."""
+    bench.make_table(name)
+    layout = plan(bench.folder, bench.settings(database, name, sinks))
+    settings = {k: v for k, v in layout.environment.items() if not k.startswith("CXONE_")}
+    env = environment(**settings)
+    processes = []
+    for part in stages(layout, workers)[1]:
+        if part.name != "flower":
+            process = bench.start(f"{name}-{part.name}", part.command, {**env, **part.environment})
+            process.pin(cores)
+            processes.append(process)
+    for process in processes:
+        process.wait(_says(process, " ready."))
+    return System(name, bench, "benchmarks.ours", env, name, processes)
+
+
+class Peer(NamedTuple):
+    """How to start a peer, and which line says that it is ready."""
+
+    module: str
+    command: tuple[str, ...]
+    ready: str
+
+
+#: Each with two processes, and its defaults otherwise.
+PEERS = {
+    "naive chord": Peer(
+        "naive_chord",
+        ("celery", "-A", "benchmarks.peers.naive_chord", "worker", "-c", "2", "-l", "INFO"),
+        " ready.",
+    ),
+    "dramatiq": Peer(
+        "dramatiq_group",
+        ("dramatiq", "benchmarks.peers.dramatiq_group", "--processes", "2"),
+        "Worker process is ready",
+    ),
+    "taskiq": Peer(
+        "taskiq_stream",
+        ("taskiq", "worker", "benchmarks.peers.taskiq_stream:broker", "--workers", "2"),
+        "Listening started",
+    ),
+    "sequential": Peer(
+        "sequential",
+        ("celery", "-A", "benchmarks.peers.sequential", "worker", "-c", "2", "-l", "INFO"),
+        " ready.",
+    ),
+}
+
+
+def peer(bench: Bench, name: str, database: int, sinks: str = "fast") -> System:
+    """Start a peer's workers."""
+    module, command, ready = PEERS[name]
+    bench.make_table(module)
+    env = environment(**bench.settings(database, module, sinks))
+    process = bench.start(module, [sys.executable, "-m", *command], env)
+    process.pin(CORES)
+    process.wait(_says(process, ready))
+    return System(name, bench, f"benchmarks.peers.{module}", env, module, [process])
+
+
+def _says(process: Process, text: str) -> Callable[[], bool]:
+    return lambda: text in process.log.read_text()

@@ -1,0 +1,19 @@
+"""How events get into this project's own queue: as ingest publishes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ingest.queue import EventQueue
+from tasks.celery import app
+from tasks.clock import now, to_rfc3339
+from tasks.schemas import load_envelope
+from tasks.settings import settings
+
+
+def feed(events: Sequence[dict[str, Any]]) -> None:
+    """Queue events."""
+    policy = settings().replay_policy
+    queue = EventQueue(app, max_backlog=10**9, threads=1, replay_policy=policy)
+    for start in range(0, len(events), 100):
+        batch = [load_envelope(event) for event in events[start : start + 100]]
+        queue.put(batch, to_rfc3339(now()))
