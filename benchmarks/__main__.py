@@ -5,7 +5,7 @@ import signal
 import sys
 from types import ModuleType
 
-from benchmarks import duplicates, growth, ingest, one_sink_down, throughput
+from benchmarks import duplicates, growth, ingest, one_sink_down, throughput, two_machines
 from benchmarks.harness import Missing
 
 MODULES: dict[str, ModuleType] = {
@@ -14,6 +14,7 @@ MODULES: dict[str, ModuleType] = {
     "duplicates": duplicates,
     "growth": growth,
     "one_sink_down": one_sink_down,
+    "two_machines": two_machines,
 }
 
 
