@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from celery import chord, group
+from celery import group
 from celery.canvas import Signature
 
 from tasks.celery import app
@@ -28,9 +28,11 @@ def fan_out(claim: Claim, event: InteractionEvent | None = None) -> None:
         )
         for sink in claim.to_deliver
     ]
-    with app.producer_or_acquire() as producer, producer.batch():  # one round trip
+    # One round trip. The callback is given to the group itself, since ``celery.chord`` would
+    # publish its header by another producer, message by message.
+    with app.producer_or_acquire() as producer, producer.batch():
         if header:
-            chord(group(header), app=app)(settle, task_id=settle.id, producer=producer)
+            group(header, app=app).apply_async(producer=producer, chord=settle)
         else:
             settle.apply_async(producer=producer)
 
