@@ -113,9 +113,9 @@ def _moment(text: str) -> datetime | None:
         return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # of the years 1 and 9999, some hours are none in UTC
         raise ValueError(f"not a time: {text}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Listing(NamedTuple):

@@ -93,13 +93,17 @@ def _failing(sink: str, hour: Mapping[str, int]) -> Iterator[Problem]:
 
 def _refused(hour: Mapping[str, int]) -> Iterator[Problem]:
     for counter, said, section in (
-        (name_of("refused", code="401"), "requests had no key that ingest knows", "wrong-key"),
-        (name_of("refused", code="503"), "requests were told to come back later", "ingest-full"),
-        (name_of("processed", answer="invalid"), "events were not valid", "invalid"),
-        (name_of("processed", answer="conflict"), "ids came with another payload", "conflict"),
+        (name_of("refused", code="401"), "requests with no key that ingest knows", "wrong-key"),
+        (
+            name_of("refused", code="503"),
+            "requests that were told to come back later",
+            "ingest-full",
+        ),
+        (name_of("processed", answer="invalid"), "events that were not valid", "invalid"),
+        (name_of("processed", answer="conflict"), "ids that came with another payload", "conflict"),
     ):
         if count := hour.get(counter, 0):
-            yield Problem(f"Within the hour, {count:,} {said}.", section)
+            yield Problem(f"Within the hour, {said}: {count:,}.", section)
 
 
 def ended(counts: Mapping[str, int], sink: str) -> dict[str, int]:

@@ -109,7 +109,7 @@ class RetryPage(Page):
             self.redirect(f"{self.reverse_url('event', key)}?said={answer.name}", status=303)
             return
         to = sink or (ahead.sinks[0] if len(ahead.sinks) == 1 else None)
-        if to is None:
+        if to is None or (under_way and to not in claim.to_deliver):
             self.redirect(self.reverse_url("event", key), status=303)
             return
         claim = await claim_of(key)

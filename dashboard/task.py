@@ -75,7 +75,12 @@ def is_of(told: TaskId | None, claim: Claim) -> bool:
     if told is None or told.part == "process":
         return told is not None
     known = told.part == "settle" or told.part in claim.deliveries
-    return known and told.end.isdecimal() and 1 <= int(told.end) <= claim.generation
+    return (
+        known
+        and told.end.isdecimal()
+        and len(told.end) < 10
+        and 1 <= int(told.end) <= claim.generation
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

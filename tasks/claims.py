@@ -50,6 +50,9 @@ ITEM_SCHEMA = 1
 #: Entries of an index that are read at once for somebody who looks at a page of them.
 READ_AT_ONCE = 200
 
+#: Characters of an event's or an interaction's id, at most.
+LONGEST_ID = 256
+
 #: Later than anything is due, in seconds since the epoch.
 END_OF_TIME = 2**40
 
@@ -232,6 +235,11 @@ class Conflict:
     """The event's id is claimed already, but by another payload."""
 
     claim: Claim
+
+
+def _tomorrow() -> datetime:
+    """A moment that nothing was received after, whatever a clock says."""
+    return now() + timedelta(days=1)
 
 
 def _agree(record: Record, stands: Sequence[Record]) -> bool:
@@ -547,6 +555,8 @@ class Claims:
 
     def get(self, key: str) -> Claim | None:
         """Read one claim, as it stands now."""
+        if len(key) > LONGEST_ID:
+            return None
         answer = self._call("get_item", Key=_to_attributes({"id": key}), ConsistentRead=True)
         return _from_attributes(answer["Item"]) if answer.get("Item") else None
 
@@ -612,7 +622,7 @@ class Claims:
 
         Reads the index a day at a time; without bounds, every day that is kept.
         """
-        newest = (until or now()).astimezone(UTC).date()
+        newest = min(until or now(), _tomorrow()).astimezone(UTC).date()
         oldest = now().date() - timedelta(days=self._retention_days)
         day = max(oldest, since.astimezone(UTC).date()) if since else oldest
         while day <= newest:
@@ -634,11 +644,13 @@ class Claims:
 
         Reads the index by and by: who stops early reads no more than a page too much.
         """
-        newest = from_rfc3339(after.received_at) if after else until or now()
+        newest = from_rfc3339(after.received_at) if after else min(until or now(), _tomorrow())
         day = newest.astimezone(UTC).date()
         oldest = max(now() - timedelta(days=self._retention_days), since or _BEGINNING).date()
         low = to_rfc3339(since or _BEGINNING)
-        high = to_rfc3339(until or now() + timedelta(days=1))
+        high = to_rfc3339(until or _tomorrow())
+        if low > high:
+            return
         start = (
             {"id": after.id, "received_day": day.isoformat(), "received_at": after.received_at}
             if after
@@ -660,6 +672,8 @@ class Claims:
 
     def of_interaction(self, interaction_id: str) -> Iterator[Claim]:
         """Yield the claims of an interaction's events, oldest first: one query, a read of each."""
+        if len(interaction_id) > LONGEST_ID:
+            return
         for item in self._query(
             IndexName="interaction",
             KeyConditionExpression="interaction_id = :interaction",

@@ -243,6 +243,7 @@ def _describe(claim: Claim) -> Iterator[str]:
         yield (
             f"  {record['revision']}  {record['processedAt']}  {_paint(record['status'], 15)}"
             f"  {record['lineageHash'][:12]}…"
+            + (f"  by {printable(record['actor'])}" if record.get("actor") else "")
         )
         for error in record.get("validationErrors", ()):
             yield f"     {error['field']}: {error['message']}"

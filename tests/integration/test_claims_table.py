@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -417,3 +417,23 @@ def test_claims_are_listed_newest_first_and_from_any_place_on(
     between = claims.newest(since=received[6], until=received[1])
     assert list(between) == listed[1:7]
     assert list(claims.newest(until=moment - timedelta(days=365))) == []
+    assert list(claims.newest(since=moment, until=moment - timedelta(hours=1))) == []
+
+
+def test_a_far_future_is_not_looked_through_day_by_day(
+    client: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_table(aws_url, "claims-future")
+    claims = Claims(client, "claims-future", lease=600, retention_days=3)
+    asked: list[Any] = []
+    monkeypatch.setattr(Claims, "_query", lambda _, **query: asked.append(query) or iter(()))
+    end = datetime.max.replace(tzinfo=UTC)
+    assert list(claims.newest(until=end)) == list(claims.received(until=end)) == []
+    assert len(asked) == 2 * 5  # tomorrow, today and three days ago at most
+
+
+def test_nothing_has_an_id_that_is_longer_than_any(client: Any, aws_url: str) -> None:
+    create_table(aws_url, "claims-long")
+    claims = Claims(client, "claims-long", lease=600, retention_days=30)
+    assert claims.get("a" * 3000) is None
+    assert list(claims.of_interaction("a" * 3000)) == []

@@ -78,6 +78,19 @@ def test_two_clicks_and_two_operators_make_one_delivery(
     assert calls_of_crm(system, event) == [400, 200]
 
 
+def test_who_asks_for_another_sink_meanwhile_is_led_to_no_task_that_is_not_there(
+    system: System, operator: Visitor, sinks: SampleSinks, refused: Claim
+) -> None:
+    sinks.behave("crm", "slow", seconds=2)
+    retry = f"/event/{refused.id}/retry?sink="
+    data = {"version": refused.version, "_xsrf": token_of(operator.page(f"{retry}crm"))}
+    first = operator.post(f"{retry}crm", data={**data, "sink": "crm"})
+    assert path_of(first) == f"/task/{refused.id}.crm.2"
+    second = operator.post(f"{retry}analytics", data={**data, "sink": "analytics"})
+    assert path_of(second) == f"/event/{refused.id}"
+    system.settled(refused.id)
+
+
 def test_what_every_sink_has_is_not_retried(
     system: System, operator: Visitor, event: Envelope
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_delivery_started_by_hand_is_told_by_its_name_and_argument():
         ("2", "crm", True),
         ("3", "crm", False),
         ("0", "crm", False),
+        ("1" * 5000, "crm", False),
         ("1", "settle", True),
         ("0a1b2c3d", "process", True),
         ("0a1b2c3d", "crm", False),

@@ -56,6 +56,12 @@ def test_a_filter_survives_its_form():
     assert unfinished.to_arguments() == {"status": UNFINISHED}
 
 
+@pytest.mark.parametrize("time", ["0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59", "soon"])
+def test_what_is_no_time_is_refused(time):
+    with pytest.raises(ValueError, match="not a time"):
+        Filter.from_arguments({"since": time})
+
+
 @pytest.mark.parametrize(("age", "seconds"), [("90m", 5_400), ("2h", 7_200), ("7d", 604_800)])
 def test_a_time_may_be_an_age(age, seconds):
     since = Filter.from_arguments({"since": age}).since

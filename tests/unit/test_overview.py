@@ -77,22 +77,24 @@ def test_where_all_is_well_nothing_is_wrong():
         (
             {'refused{code="401"}': 2},
             {},
-            Problem("Within the hour, 2 requests had no key that ingest knows.", "wrong-key"),
+            Problem("Within the hour, requests with no key that ingest knows: 2.", "wrong-key"),
         ),
         (
             {'refused{code="503"}': 2},
             {},
-            Problem("Within the hour, 2 requests were told to come back later.", "ingest-full"),
+            Problem(
+                "Within the hour, requests that were told to come back later: 2.", "ingest-full"
+            ),
         ),
         (
             {'processed{answer="invalid"}': 3},
             {},
-            Problem("Within the hour, 3 events were not valid.", "invalid"),
+            Problem("Within the hour, events that were not valid: 3.", "invalid"),
         ),
         (
             {'processed{answer="conflict"}': 1},
             {},
-            Problem("Within the hour, 1 ids came with another payload.", "conflict"),
+            Problem("Within the hour, ids that came with another payload: 1.", "conflict"),
         ),
     ],
 )
