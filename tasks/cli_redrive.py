@@ -1,13 +1,14 @@
 """``celery -A tasks redrive …``."""
 
 import getpass
+import json
 import math
 import re
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -53,6 +54,7 @@ class _Moment(click.ParamType[datetime]):
 )
 @click.option("--force", is_flag=True, help="Also to sinks that have it; needs IDs; is audited.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be delivered again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @tell_errors
 def redrive(
     *,
@@ -65,6 +67,7 @@ def redrive(
     rate: float,
     force: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Deliver again what did not get through: the IDs, or all that the options select.
 
@@ -86,30 +89,37 @@ def redrive(
         error=error,
     )
     if dry_run and not keys:
-        _list(selection)
+        _list(selection, as_json=as_json)
         return
     chosen = keys or [summary.id for summary in selection.among(table())]
-    answers = _run(chosen, sink, force=force, rate=math.inf if dry_run else rate, dry_run=dry_run)
+    options = {"actor": _actor(), "sink": sink, "force": force, "dry_run": dry_run}
+    answers = _run(chosen, math.inf if dry_run else rate, options, as_json=as_json)
     said = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
     click.echo(said or "nothing to redrive", err=True)
     if answers["unknown"]:
         raise SystemExit(1)
 
 
-def _list(selection: Selection) -> None:
+def _list(selection: Selection, *, as_json: bool) -> None:
     count = 0
     for count, summary in enumerate(  # noqa: B007 - the last count is what counts
         selection.among(table()), start=1
     ):
-        print_line(summary)
+        if as_json:
+            _print_json(summary.id, Answer.REDRIVABLE)
+        else:
+            print_line(summary)
     click.echo(f"{count} {Answer.REDRIVABLE}", err=True)
 
 
+def _print_json(key: str, answer: str) -> None:
+    click.echo(json.dumps({"eventId": key, "answer": answer}))
+
+
 def _run(
-    keys: Sequence[str], sink: str | None, *, force: bool, rate: float, dry_run: bool
+    keys: Sequence[str], rate: float, options: Mapping[str, Any], *, as_json: bool
 ) -> Counter[str]:
     """Redrive these, paced; count the answers."""
-    options: dict[str, Any] = {"actor": _actor(), "sink": sink, "force": force, "dry_run": dry_run}
     answers: Counter[str] = Counter()
     told = time.monotonic()
     for number, key in enumerate(paced(keys, rate), start=1):
@@ -118,9 +128,13 @@ def _run(
         except ClaimNotFoundError as error:
             click.echo(str(error), err=True)
             answers["unknown"] += 1
+            if as_json:
+                _print_json(key, "unknown")
             continue
         answers[answer] += 1
-        if answer is not Answer.REDRIVEN or len(keys) <= 10:
+        if as_json:
+            _print_json(key, answer)
+        elif answer is not Answer.REDRIVEN or len(keys) <= 10:
             click.echo(f"{key}: {answer}")
         if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
             told = time.monotonic()

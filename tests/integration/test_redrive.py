@@ -132,9 +132,13 @@ def test_options_select_and_a_dry_run_sends_nothing(system: System, sinks: Sampl
     dry = redrive(system, *options, "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "1 would be redriven\n")
     assert [line.split()[4] for line in dry.stdout.splitlines()] == [wanted.id]
+    dry = redrive(system, *options, "--dry-run", "--json")
+    assert json.loads(dry.stdout) == {"eventId": wanted.id, "answer": "would be redriven"}
     assert system.claim(wanted.id) == wanted
 
-    assert redrive(system, *options).stderr == "1 redriven\n"
+    done = redrive(system, *options, "--json")
+    assert done.stderr == "1 redriven\n"
+    assert json.loads(done.stdout) == {"eventId": wanted.id, "answer": "redriven"}
     assert settled_anew(system, wanted).status == "completed"
     assert system.claim(other.id) == other
     assert (calls_of(system, teapot)["crm"], calls_of(system, gone)["crm"]) == (2, 1)
