@@ -59,11 +59,11 @@ def _window(backlog: int, seconds: float) -> Window:
         system.round(WARM)
         system.feed([envelope() for _ in range(backlog)])
         system.resume()
-        time.sleep(LEAD)
+        time.sleep(LEAD)  # the window begins once the system has got going
         bench.requests.skip()
         begun, settled = time.monotonic(), 0
         while time.monotonic() < begun + seconds and settled < backlog:
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks, until the window is over
             settled += sum("UpdateItem" in line for line in bench.requests.lines())
             if not bench.redis.exists("events", "settle"):
                 break  # it was worked off before the window ended

@@ -115,7 +115,7 @@ class Process:
         while not ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks, until it is ready or its time is over
 
     def pause(self) -> None:
         """Stop it where it is."""
@@ -374,12 +374,12 @@ class System:
         ):
             if time.monotonic() > begun + PATIENCE:
                 break
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks, until all is done or PATIENCE is over
             calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
             asked += [line.split() for line in bench.requests.lines()]
         took = time.monotonic() - begun
         foreign = (_foreign() - foreign) / took
-        time.sleep(0.3)  # the last acknowledgements
+        time.sleep(0.3)  # for the last acknowledgements, which no system tells of alike
         self.pause()
         cpu = self.cpu() - cpu
         statistics = bench.redis.info("commandstats")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.throughput import spread
 from embedded.sinks import SampleSinks
 from tests.integration.envelopes import envelope
 from tests.integration.nodes import EmulatorContainer, running
@@ -53,8 +54,7 @@ def run(options: argparse.Namespace) -> None:
             _bring_crm_back(system)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
-        spread = f"{min(values):.1f} to {max(values):.1f}"
-        print(f"crm {name:<4}  {medians[name]:6.1f} events a second ({spread})")
+        print(f"crm {name:<4}  {spread(values, '.1f')} events a second")
     print(f"the others keep {medians['down'] / medians['up']:.0%}")
 
 

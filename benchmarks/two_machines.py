@@ -31,9 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the rounds, one and two machines in turn, and print what they took."""
-    folder = Path(tempfile.mkdtemp(prefix="benchmark-"))
     rates: dict[str, list[float]] = {"one machine": [], "two machines": []}
-    with Project(folder, {}) as project, ContainerSystem(project) as system:
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
+        Project(Path(folder), {}) as project,
+        ContainerSystem(project) as system,
+    ):
         system.sinks.behave("crm", "slow", seconds=SLOW)
         _round(system, 20)  # everything is warm
         for number in range(options.rounds):

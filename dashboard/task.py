@@ -78,7 +78,7 @@ def is_of(told: TaskId | None, claim: Claim) -> bool:
     return (
         known
         and told.end.isdecimal()
-        and len(told.end) < 10
+        and len(told.end) < 10  # Python reads no number of thousands of digits
         and 1 <= int(told.end) <= claim.generation
     )
 

@@ -10,7 +10,7 @@ from celery import Task
 
 from tasks import audit
 from tasks.celery import app
-from tasks.claims import Claim, Claims, Conflict, Duplicate, Won, claims
+from tasks.claims import LONGEST_ID, Claim, Claims, Conflict, Duplicate, Won, claims
 from tasks.clock import now, to_rfc3339
 from tasks.dispatch import fan_out
 from tasks.errors import FieldError, InvalidEventError
@@ -76,7 +76,7 @@ def read_event(
     Raises:
         InvalidEventError: there is not even a key to keep it under.
     """
-    if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= 256:
+    if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= LONGEST_ID:
         raise InvalidEventError([FieldError("key", "Not a dedup key.")])
     try:
         envelope = load_envelope(raw)
@@ -150,7 +150,7 @@ def _failed(
     """Make the claim of an invalid event: final at once, with the reasons in its audit record."""
     detail = envelope.detail if envelope else {}
     interaction_id = detail.get("interactionId")
-    if not isinstance(interaction_id, str) or not 0 < len(interaction_id) <= 256:
+    if not isinstance(interaction_id, str) or not 0 < len(interaction_id) <= LONGEST_ID:
         interaction_id = None  # it could not be a key of the index ``interaction``
     processed_at = to_rfc3339(now())
     record = audit.make_record(
