@@ -163,6 +163,13 @@ def test_workers_may_end_what_they_are_delivering(name):
     assert longest + 10 <= container(WORKERS[name])["StopTimeout"] <= 120  # Fargate's limit
 
 
+@pytest.mark.parametrize("name", [*WORKERS, "Beat"])
+def test_who_waits_for_redis_is_not_replaced_while_redis_is(name):
+    """Without Redis none gives signs of life; a new Redis takes a minute or two."""
+    check = container(OURS[name])["HealthCheck"]
+    assert check["Interval"] * check["Retries"] >= 100
+
+
 # ── Who may do what ───────────────────────────────────────────────────────────────────────────
 
 
