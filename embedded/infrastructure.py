@@ -181,7 +181,7 @@ class Template:
 
     def _not_applied(self, attribute: str) -> str:
         """The ARN of a role or queue that the emulator asks for and does not look at."""
-        name = attribute.removesuffix(".Arn")
+        name = attribute.partition(".")[0]
         service = self._resources[name]["Type"].split("::")[1].lower()
         return f"arn:aws:{service}:{self._references['AWS::Region']}:000000000000:{name}"
 
