@@ -45,7 +45,7 @@ _STEP = """
 local key, op, id = KEYS[1], ARGV[1], ARGV[2]
 local f = redis.call('HMGET', key, 'open_until', 'opened', 'failures', 'probe', 'probe_until')
 local open_until, opened, failures, probe = tonumber(f[1] or 0), f[2] or '0', f[3], f[4]
-if op == 'admit' and open_until == 0 then
+if op == 'admit' and open_until == 0 then  -- it closed a moment ago
   return (failures and 'watched:' or 'admitted:') .. opened
 end
 local time = redis.call('TIME')
@@ -165,7 +165,7 @@ class Breaker:
         Raises:
             ParkedError: it may not; nothing inside was done.
         """
-        admission = self._do("admit", task_id)
+        admission = self._admit(task_id)
         if admission == "refused":
             raise self._parked()
         try:
@@ -199,12 +199,26 @@ class Breaker:
         """
         return look(self._redis, self._sink)
 
+    def _admit(self, task_id: str) -> str:
+        """Ask whether a call may be made; closed, as a breaker nearly always is, a look will do."""
+        try:
+            looked: Any = self._redis.hmget(_key(self._sink), ("open_until", "opened", "failures"))
+        except (RedisError, SoftTimeLimitExceeded) as error:  # it may not answer at all
+            return self._not_asked(error)
+        open_until, opened, failures = looked
+        if open_until:
+            return self._do("admit", task_id)
+        return f"{'watched' if failures else 'admitted'}:{opened or 0}"
+
     def _do(
         self, op: Literal["admit", "failed", "succeeded"], task_id: str, opened: str = ""
     ) -> str:
         try:
             answer: Any = self._step([_key(self._sink)], [op, task_id, *self._limits, opened])
         except (RedisError, SoftTimeLimitExceeded) as error:  # it may not answer at all
-            _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
-            return ""
+            return self._not_asked(error)
         return str(answer)
+
+    def _not_asked(self, error: BaseException) -> str:
+        _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
+        return ""

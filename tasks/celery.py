@@ -99,6 +99,8 @@ def _give_sign_of_life(**_: Any) -> None:
 
 
 @signals.after_setup_logger.connect
-def _set_up_logs(**_: Any) -> None:
+def _set_up_logs(loglevel: int = logging.INFO, **_: Any) -> None:
     json_lines.log_to_stdout()
+    if loglevel > logging.DEBUG:  # a line a task is enough: the one that says how it ended
+        logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of every client made

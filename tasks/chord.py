@@ -36,9 +36,10 @@ KEEP_COMPLETE = 300
 # size of the header, seconds to keep, seconds to keep once complete.
 _COUNT_PART = """
 redis.call(ARGV[3] == '1' and 'HSET' or 'HSETNX', KEYS[1], ARGV[1], ARGV[2])
-local complete = redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4])
-redis.call('EXPIRE', KEYS[1], ARGV[complete and 6 or 5])
-return complete and redis.call('HVALS', KEYS[1]) or {}
+local reports = redis.call('HVALS', KEYS[1])
+local complete = #reports >= tonumber(ARGV[4])
+if complete or #reports == 1 then redis.call('EXPIRE', KEYS[1], ARGV[complete and 6 or 5]) end
+return complete and reports or {}
 """
 
 _log = logging.getLogger(__name__)

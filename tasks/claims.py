@@ -875,6 +875,7 @@ def connect(config: Settings) -> Claims:
             retries={"mode": "standard", "total_max_attempts": 4},
             parameter_validation=False,  # our own code makes them: DynamoDB checks them anyway
             max_pool_connections=32,
+            user_agent="cxone-event-processor",  # else botocore puts a long one together each time
         ),
     )
     return Claims(

@@ -6,12 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import requests
 from celery.exceptions import SoftTimeLimitExceeded
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 
 from tasks.errors import DeliveryError, TransientDeliveryError
@@ -79,17 +81,11 @@ def exchange(
     """
     # "from None": the causes spell out the URL, and Flower shows tracebacks.
     try:
-        with session.request(
-            "GET" if data is None else "POST",
-            url,
-            data=data,
-            headers=headers,
-            auth=_as_it_is,
+        with session.send(
+            _prepare(session, url, data, headers),
             timeout=timeout,
-            verify=tls.ca_file or True,
-            cert=tls.certificate,
             allow_redirects=False,
-            stream=True,
+            **_surroundings(session, url, tls),
         ) as response:
             return Answer(
                 response.status_code, response.headers.get("Retry-After"), *_read(response)
@@ -102,6 +98,24 @@ def exchange(
         raise TransientDeliveryError("TLS handshake failed") from None
     except (requests.exceptions.RequestException, HTTPError, OSError) as problem:
         raise TransientDeliveryError(f"connection failed: {_root_of(problem)}") from None
+
+
+def _prepare(
+    session: requests.Session, url: str, data: bytes | None, headers: Mapping[str, str]
+) -> requests.PreparedRequest:
+    """Make what is sent. ``session.request`` takes as long for it as for all the rest together."""
+    together = CaseInsensitiveDict(session.headers)
+    together.update(headers)
+    request = requests.PreparedRequest()
+    method = "GET" if data is None else "POST"
+    request.prepare(method, url, headers=together, data=data, auth=_as_it_is)
+    return request
+
+
+@lru_cache(maxsize=64)
+def _surroundings(session: requests.Session, url: str, tls: Tls) -> Mapping[str, Any]:
+    """Find the proxies and authorities that the environment has for a URL, once a process."""
+    return session.merge_environment_settings(url, {}, True, tls.ca_file or True, tls.certificate)
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -20,12 +20,15 @@ from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
-# KEYS: hash of unacknowledged messages, their index by time, list of what is no message, queues.
-# ARGV: seconds since the epoch. Answers queue, message and delivery tag. The entry of the hash is
-# as kombu's, which restores it. It is written first: with Redis full, nothing else happens.
+# KEYS: hash of unacknowledged messages, their index by time, list of what is no message, then the
+# queues, and as many bells. ARGV: seconds since the epoch. Answers queue, message, delivery tag and
+# whether it was the last. The entry of the hash is as kombu's, which restores it. It is written
+# first: with Redis full, nothing else happens. Where there is nothing, no bell goes on ringing.
 _TAKE = """
-for i = 4, #KEYS do
-  local text = redis.call('LINDEX', KEYS[i], -1)
+local last = (#KEYS + 3) / 2
+for i = 4, last do
+  local next = redis.call('LRANGE', KEYS[i], -2, -1)
+  local text = next[#next]
   if text then
     local ok, tag, exchange, key = pcall(function ()
       local properties = cjson.decode(text).properties
@@ -36,12 +39,13 @@ for i = 4, #KEYS do
       redis.call('HSET', KEYS[1], tag, '[' .. text .. ',' .. exchange .. ',' .. key .. ']')
       redis.call('ZADD', KEYS[2], ARGV[1], tag)
       redis.call('RPOP', KEYS[i])
-      return {KEYS[i], text, tag}
+      return {KEYS[i], text, tag, #next == 1 and 1 or 0}
     end
     redis.call('RPOPLPUSH', KEYS[i], KEYS[3])
-    return {KEYS[i], text, false}
+    return {KEYS[i], text, false, 0}
   end
 end
+redis.call('DEL', unpack(KEYS, last + 1))
 """
 
 #: The list of what was found in a queue and is no message.
@@ -166,7 +170,8 @@ class Channel(redis.Channel):
             seconds = self.brpop_timeout if timeout is None else timeout
             command = ["BZPOPMIN", *map(bell_of, queues), seconds]
         else:
-            keys = [self.unacked_key, self.unacked_index_key, NO_MESSAGES, *queues]
+            notes = (self.unacked_key, self.unacked_index_key, NO_MESSAGES)
+            keys = [*notes, *queues, *map(bell_of, queues)]
             command = ["EVAL", _TAKE, len(keys), *keys, time.time()]
         self._asked = command[0]
         self._in_poll = self.client.connection
@@ -180,7 +185,9 @@ class Channel(redis.Channel):
         self._idle = self._asked == "EVAL" and not answer
         if self._asked != "EVAL" or not answer:
             raise Empty
-        queue, text, tag = (part and bytes_to_str(part) for part in answer)
+        queue, text, tag = (part and bytes_to_str(part) for part in answer[:3])
+        # Its only queue is empty now. Of several, the others have not been looked at.
+        self._idle = answer[3] == 1 and len(self.active_queues) == 1
         if tag is None:
             _log.error("found in queue %s what is no message; kept in list %s", queue, NO_MESSAGES)
             raise Empty

@@ -100,6 +100,43 @@ def test_bells_do_not_pile_up(connection: Connection, broker: RedisContainer) ->
     assert 0 < broker.client.zcard(bell_of("events")) <= 16
 
 
+def test_what_was_the_last_is_not_asked_for_again(
+    connection: Connection, broker: RedisContainer
+) -> None:
+    for number in range(3):
+        publish(connection, number)
+    broker.client.config_resetstat()
+    taken: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=taken.append):
+        for _ in range(3):
+            connection.drain_events(timeout=1)
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=0.5)
+    assert len(taken) == 3
+    asked = broker.client.info("commandstats")
+    # The three bells ring on once: who hears the first finds nothing, and stills the others.
+    assert asked["cmdstat_eval"]["calls"] == 4
+    assert asked["cmdstat_bzpopmin"]["calls"] == 2
+    assert not broker.client.exists(bell_of("events"))
+
+
+def test_who_has_several_queues_looks_at_all_of_them(broker: RedisContainer) -> None:
+    broker.client.flushall()
+    queues = [Queue(name, routing_key=name) for name in ("events", "settle", "sweep")]
+    with Connection(broker.url, transport=stock.Transport) as other:  # which rings no bell
+        for queue in queues:
+            producer = other.Producer()
+            producer.publish(queue.name, exchange="", routing_key=queue.name, declare=[queue])
+    taken: list[Any] = []
+    with (
+        Connection(broker.url, transport=Transport) as connection,
+        connection.Consumer(queues, on_message=taken.append),
+    ):
+        for _ in queues:
+            connection.drain_events(timeout=0.5)  # less than who waits for a bell may take
+    assert {message.payload for message in taken} == {"events", "settle", "sweep"}
+
+
 def test_what_is_no_message_is_kept_and_reported(
     connection: Connection, broker: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
