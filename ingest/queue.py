@@ -4,19 +4,17 @@ EventBridge waits 5 seconds and asks again later, so an honest no within 2 is be
 yes. A yes means that Redis has the message.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
 from uuid import uuid4
 
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from tasks.celery import message_options
 from tasks.events import Envelope
+from tasks.messages import publish
 from tasks.settings import ReplayPolicy
 
 #: Seconds that connecting to Redis, or one call of it, may take. Two tries stay within 2 s.
@@ -94,32 +92,14 @@ class EventQueue:
             raise BrokerAwayError(type(error).__name__) from error
 
     def _publish(self, envelopes: Sequence[Envelope], received_at: str) -> None:
-        # ``send_task`` would make the same messages; what it looks up for each takes as long as the
-        # rest of a request.
-        with self._app.producer_or_acquire() as producer:
-            channel = producer.channel
-            messages = [self._message(channel, one, received_at) for one in envelopes]
-            channel.put_all("events", messages)
-
-    def _message(self, channel: Any, envelope: Envelope, received_at: str) -> Any:
         missing_only = self._replay_policy is ReplayPolicy.MISSING
-        key = envelope.id if missing_only else envelope.replay_key
-        ours = message_options(key)
-        task = self._app.amqp.as_task_v2(
-            f"{key}.process.{uuid4().hex[:8]}",
-            "process_event",
-            (key, envelope.to_json(), received_at),
-            argsrepr=ours["argsrepr"],
-            kwargsrepr=ours["kwargsrepr"],
-            ignore_result=True,
-        )
-        return channel.prepare_message(
-            json.dumps(task.body),
-            content_type="application/json",
-            content_encoding="utf-8",
-            headers=task.headers | ours["headers"],
-            properties={**task.properties, "delivery_mode": 2},
-        )
+        signatures = []
+        for envelope in envelopes:
+            key = envelope.id if missing_only else envelope.replay_key
+            task_id = f"{key}.process.{uuid4().hex[:8]}"
+            arguments = (key, envelope.to_json(), received_at)
+            signatures.append(self._app.signature("process_event", arguments, task_id=task_id))
+        publish(self._app, signatures)
 
     def _check_backlog(self) -> None:
         """Look at the backlog once a second, not once an event."""

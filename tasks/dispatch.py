@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
-from celery import group
+from celery import group, uuid
 from celery.canvas import Signature
 
 from tasks.celery import app
 from tasks.claims import Claim
 from tasks.events import InteractionEvent
+from tasks.messages import publish
 from tasks.schemas import parse_detail
 from tasks.sinks import SINKS
 
@@ -28,13 +29,11 @@ def fan_out(claim: Claim, event: InteractionEvent | None = None) -> None:
         )
         for sink in claim.to_deliver
     ]
-    # One round trip. The callback is given to the group itself, since ``celery.chord`` would
-    # publish its header by another producer, message by message.
-    with app.producer_or_acquire() as producer, producer.batch():
-        if header:
-            group(header, app=app).apply_async(producer=producer, chord=settle)
-        else:
-            settle.apply_async(producer=producer)
+    if header:
+        # ``celery.chord`` would publish its header message by message.
+        publish(app, group(header, app=app).tasks, group_id=uuid(), chord=settle)
+    else:
+        settle.apply_async()
 
 
 def delivery_payload(claim: Claim, event: InteractionEvent | None = None) -> dict[str, Any]:

@@ -164,8 +164,8 @@ class Channel(redis.Channel):
             pipe.zadd(*ring)
             pipe.execute()
 
-    def put_all(self, queue: str, messages: Sequence[dict[str, Any]]) -> None:
-        """Publish what ``prepare_message`` made to a queue, in one round trip.
+    def put_all(self, messages: Sequence[tuple[str, Any]]) -> None:
+        """Publish what ``prepare_message`` made, each to a queue, in one round trip.
 
         Raises:
             RedisError: some of them may have got there.
@@ -173,7 +173,7 @@ class Channel(redis.Channel):
         with self.conn_or_acquire() as client:
             pipe = client.pipeline(transaction=False)
             batch = _commands_to(pipe)
-            for message in messages:
+            for queue, message in messages:
                 self._inplace_augment_message(message, "", queue)
                 self._put(queue, message, _publish_batch=batch)
             pipe.execute()

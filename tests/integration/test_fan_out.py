@@ -1,14 +1,22 @@
-"""A fan-out is one round trip to Redis, however many its sinks are."""
+"""What we publish ourselves: one round trip, and the messages that Celery would send."""
 
+import base64
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, group
+from celery._state import _task_stack
 
+from ingest.queue import EventQueue
 from tasks import deliver, dispatch, transport
-from tasks.celery import EventTask
+from tasks.celery import EventTask, message_options
+from tasks.claims import Claim
 from tasks.process import read_event
 from tasks.registry import SHIPPED, MetadataRules
+from tasks.schemas import load_envelope
+from tasks.settings import ReplayPolicy
 
 from .envelopes import SINKS, envelope
 from .nodes import RedisContainer, running
@@ -21,9 +29,10 @@ def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield redis
 
 
-def test_all_deliveries_of_an_event_leave_together(
-    broker: RedisContainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def app(broker: RedisContainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """An app with our tasks, on an empty Redis."""
+    broker.client.flushall()
     transport.install()
     app = Celery(
         broker=broker.url,
@@ -31,20 +40,88 @@ def test_all_deliveries_of_an_event_leave_together(
         task_cls=EventTask,
         set_as_current=False,
     )
-    app.conf.task_routes = {f"deliver.{sink}": {"queue": sink} for sink in SINKS}
+    names = [*(f"deliver.{sink}" for sink in SINKS), "process_event"]
+    app.conf.task_routes = {name: {"queue": name} for name in names}
     app.conf.task_ignore_result = True  # as in celeryconfig.py
     assert deliver.TASKS  # are known to every app
     monkeypatch.setattr(dispatch, "app", app)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def claim() -> Claim:
+    """A claim of an event for all sinks."""
     event = envelope()
     rules = MetadataRules.from_file(SHIPPED, "prod")
-    claim, typed = read_event(rules, event["id"], event, event["time"], holder="somebody")
-    dispatch.fan_out(claim, typed)  # now it is connected
+    return read_event(rules, event["id"], event, event["time"], holder="somebody")[0]
 
+
+def published(broker: RedisContainer, queue: str) -> list[Any]:
+    """What is in a queue, oldest first, without what no two messages have in common."""
+    messages = [json.loads(text) for text in reversed(broker.client.lrange(queue, 0, -1))]
+    for message in messages:
+        assert message["properties"].pop("delivery_tag")
+        assert message["headers"].pop("published_at")
+        message["headers"]["group"] = bool(message["headers"]["group"])
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+        for unused in ("reply_to", "argsrepr", "kwargsrepr"):
+            message["properties"].pop(unused, None)
+    return messages
+
+
+def test_all_deliveries_of_an_event_leave_together(
+    app: Celery, claim: Claim, broker: RedisContainer
+) -> None:
+    dispatch.fan_out(claim)  # now it is connected
     redis = broker.client
     before = redis.info("stats")["total_reads_processed"]
-    dispatch.fan_out(claim, typed)
+    dispatch.fan_out(claim)
     reads = redis.info("stats")["total_reads_processed"] - before - 1  # the question itself
-
-    assert [redis.llen(sink) for sink in SINKS] == [2] * len(SINKS)
+    assert [redis.llen(f"deliver.{sink}") for sink in SINKS] == [2] * len(SINKS)
     assert reads < len(SINKS), "what is long may come in two pieces"
-    app.close()
+
+
+@pytest.mark.parametrize("within_a_task", [False, True])
+def test_deliveries_are_the_messages_that_celery_sends(
+    app: Celery, claim: Claim, broker: RedisContainer, *, within_a_task: bool
+) -> None:
+    task = app.tasks["process_event"]
+    if within_a_task:
+        task.push_request(id="this", root_id="first", called_directly=False)
+        _task_stack.push(task)
+    try:
+        dispatch.fan_out(claim)
+        payload = dispatch.delivery_payload(claim)
+        header = [
+            app.signature(
+                f"deliver.{sink}",
+                args=(claim.id, payload),
+                task_id=f"{claim.id}.{sink}.{claim.generation}",
+            )
+            for sink in claim.to_deliver
+        ]
+        settle = dispatch.settle_signature(claim, len(header))
+        group(header, app=app).apply_async(chord=settle)
+    finally:
+        if within_a_task:
+            _task_stack.pop()
+            task.pop_request()
+    for sink in SINKS:
+        ours, celerys = published(broker, f"deliver.{sink}")
+        assert ours == celerys
+        assert ours["headers"]["group"]
+        assert ours["headers"]["timelimit"][0]
+        assert ours["headers"]["parent_id"] == ("this" if within_a_task else None)
+
+
+def test_an_event_is_the_message_that_celery_sends(app: Celery, broker: RedisContainer) -> None:
+    event = load_envelope(envelope())
+    queue = EventQueue(app, max_backlog=10, threads=1, replay_policy=ReplayPolicy.ALL)
+    queue.put([event], "2026-11-20T09:30:02.000Z")
+    (ours,) = published(broker, "process_event")
+    arguments = (event.replay_key, event.to_json(), "2026-11-20T09:30:02.000Z")
+    options = {**message_options(event.replay_key), "task_id": ours["headers"]["id"]}
+    app.send_task("process_event", arguments, ignore_result=True, **options)
+    _, celerys = published(broker, "process_event")
+    assert ours == celerys
