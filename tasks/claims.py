@@ -21,7 +21,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, partial
 from heapq import merge
@@ -99,7 +99,8 @@ class Head:
 
     def to_json(self) -> dict[str, Any]:
         """As it travels."""
-        return asdict(self)
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "deliveries": _plain(self.deliveries)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Head":
@@ -777,7 +778,7 @@ def _epoch() -> int:
 
 
 def _plain(deliveries: Mapping[str, Delivery]) -> dict[str, Any]:
-    return {sink: asdict(delivery) for sink, delivery in deliveries.items()}
+    return {sink: delivery.to_plain() for sink, delivery in deliveries.items()}
 
 
 def _deliveries(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Delivery]:

@@ -5,7 +5,7 @@ outcomes may arrive twice, late and in any order, and the claim ends up the same
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -96,6 +96,10 @@ class Delivery:
         """Tell whether both ended alike, whenever and after however many attempts."""
         return (self.outcome, self.error) == (other.outcome, other.error)
 
+    def to_plain(self) -> dict[str, Any]:
+        """As it is stored, and travels. ``asdict`` would copy what nobody changes."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def to_json(self) -> dict[str, Any]:
         """As ``claims show --json`` prints it."""
         return {
@@ -148,7 +152,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As it travels."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        values = ((name, getattr(self, name)) for name in self.__slots__)
+        return {name: value for name, value in values if value not in (None, ())}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Report":
