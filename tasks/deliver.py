@@ -23,6 +23,7 @@ from tasks.errors import (
     ClaimNotFoundError,
     ContextMissingError,
     DeliveryError,
+    ParkedError,
     TransientDeliveryError,
     UnderWayError,
 )
@@ -74,6 +75,8 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
             task_id = str(self.request.id)
             with breaker_of(sink.name).watch(task_id), limits.turn(redis(), to, task_id):
                 _call(self, sink, key, payload, found.context)
+        except ParkedError as parked:
+            raise parked.with_traceback(None) from None  # where is no news, and costs time
         except limits.NoTurnError as later:
             why = f"waits for its turn at {sink.name}"
             raise cast("EventTask", self).postpone(later.wait, why) from None

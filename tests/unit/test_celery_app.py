@@ -4,9 +4,12 @@ import time
 
 import pytest
 from celery import Celery
+from celery.app.trace import build_tracer
+from celery.exceptions import Retry
 
 from tasks.celery import EventTask, app, message_options
 from tasks.deliver import TASKS
+from tasks.errors import DeliveryError
 from tasks.sinks import SINKS
 
 PRIVATE = {"event": {"accountId": "Jane-Doe-4711"}}
@@ -58,6 +61,25 @@ def test_what_is_shown_of_a_message():
     assert (options["argsrepr"], options["kwargsrepr"]) == ("('id-1',)", "{}")
     assert options["headers"]["message_schema"] == 1
     assert abs(options["headers"]["published_at"] - time.time()) < 60
+
+
+@pytest.mark.parametrize(
+    ("error", "frames"),
+    [
+        (DeliveryError("404 Not Found"), False),
+        (Retry("503", exc=DeliveryError("503")), False),
+        (ZeroDivisionError(), True),  # for the log
+    ],
+)
+def test_the_frames_of_an_expected_error_stay_where_they_are(in_memory, caplog, error, frames):
+    @in_memory.task(name="deliver.test", shared=False, throws=(DeliveryError,))
+    def deliver():
+        raise error
+
+    told = build_tracer("deliver.test", deliver, app=in_memory)("id", (), {}, {}).retval
+    assert bool(told.tb) == frames
+    assert "raise error" in told.traceback
+    assert bool([record for record in caplog.records if record.exc_info]) == frames
 
 
 def test_every_task_of_the_interface_is_there_in_its_queue():
