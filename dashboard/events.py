@@ -113,8 +113,8 @@ def _moment(text: str) -> datetime | None:
         return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):  # of the years 1 and 9999, some hours are none in UTC
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else from_rfc3339(text)
+    except ValueError:
         raise ValueError(f"not a time: {text}") from None
 
 

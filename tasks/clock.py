@@ -23,12 +23,16 @@ def from_rfc3339(text: str) -> datetime:
     """Read what ``to_rfc3339`` wrote.
 
     Raises:
-        ValueError: it is not such a text, or names no zone.
+        ValueError: it is not such a text, or names no zone, or is no moment in UTC, as some hours of
+            the years 1 and 9999.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"no time zone in {text!r}")
-    return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"no moment in UTC: {text!r}") from None
 
 
 def elapsed_ms(since: str, until: str) -> int:

@@ -41,6 +41,12 @@ def test_a_text_that_is_no_time_or_has_no_zone_is_refused(text):
         from_rfc3339(text)
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00+23:59", "9999-12-31T23:59-01:00"])
+def test_a_time_that_is_none_in_utc_is_refused(text):
+    with pytest.raises(ValueError, match="no moment in UTC"):
+        from_rfc3339(text)
+
+
 @given(moments, st.integers(0, 10**9))
 def test_what_elapsed_is_in_milliseconds_and_never_negative(moment, milliseconds):
     moment = moment.replace(year=2026, day=1)
