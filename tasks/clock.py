@@ -23,8 +23,8 @@ def from_rfc3339(text: str) -> datetime:
     """Read what ``to_rfc3339`` wrote.
 
     Raises:
-        ValueError: it is not such a text, or names no zone, or is no moment in UTC, as some hours of
-            the years 1 and 9999.
+        ValueError: it is not such a text, or names no zone, or is no moment in UTC (as some hours
+            of the years 1 and 9999 are).
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

@@ -16,24 +16,17 @@ from tasks.chord import SettlingBackend
 from tasks.errors import DeliveryError, ParkedError
 from tasks.outcomes import Outcome, Report
 
-from .nodes import RedisContainer, running
+from .nodes import RedisContainer
 
 AT = "2026-11-20T09:30:02.000Z"
-
-
-@pytest.fixture(scope="module")
-def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisContainer]:
-    """Redis."""
-    with running(RedisContainer(tmp_path_factory.mktemp("broker"))) as redis:
-        yield redis
 
 
 class Chord:
     """A chord of a few deliveries, whose ends are told to the backend one by one."""
 
-    def __init__(self, backend: SettlingBackend, broker: RedisContainer, size: int) -> None:
+    def __init__(self, backend: SettlingBackend, redis: RedisContainer, size: int) -> None:
         self.backend = backend
-        self.queue = broker.client
+        self.queue = redis.client
         self.group = str(uuid4())
         self.body: Signature[Any] = backend.app.signature(
             "settle",
@@ -77,12 +70,11 @@ class Chord:
 
 
 @pytest.fixture
-def chord(broker: RedisContainer) -> Iterator[Chord]:
+def chord(redis: RedisContainer) -> Iterator[Chord]:
     """A chord of two deliveries."""
-    broker.client.flushall()
-    app = Celery("tests", broker=broker.url, set_as_current=False)
-    backend = SettlingBackend(app=app, url=broker.url)
-    yield Chord(backend, broker, size=2)
+    app = Celery("tests", broker=redis.url, set_as_current=False)
+    backend = SettlingBackend(app=app, url=redis.url)
+    yield Chord(backend, redis, size=2)
     backend.client.close()
     app.close()
 

@@ -19,24 +19,16 @@ from tasks.schemas import load_envelope
 from tasks.settings import ReplayPolicy
 
 from .envelopes import SINKS, envelope
-from .nodes import RedisContainer, running
-
-
-@pytest.fixture(scope="module")
-def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisContainer]:
-    """Redis."""
-    with running(RedisContainer(tmp_path_factory.mktemp("broker"))) as redis:
-        yield redis
+from .nodes import RedisContainer
 
 
 @pytest.fixture
-def app(broker: RedisContainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+def app(redis: RedisContainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """An app with our tasks, on an empty Redis."""
-    broker.client.flushall()
     transport.install()
     app = Celery(
-        broker=broker.url,
-        backend=f"tasks.chord:SettlingBackend+{broker.url}",
+        broker=redis.url,
+        backend=f"tasks.chord:SettlingBackend+{redis.url}",
         task_cls=EventTask,
         set_as_current=False,
     )
@@ -57,9 +49,9 @@ def claim() -> Claim:
     return read_event(rules, event["id"], event, event["time"], holder="somebody")[0]
 
 
-def published(broker: RedisContainer, queue: str) -> list[Any]:
+def published(redis: RedisContainer, queue: str) -> list[Any]:
     """What is in a queue, oldest first, without what no two messages have in common."""
-    messages = [json.loads(text) for text in reversed(broker.client.lrange(queue, 0, -1))]
+    messages = [json.loads(text) for text in reversed(redis.client.lrange(queue, 0, -1))]
     for message in messages:
         assert message["properties"].pop("delivery_tag")
         assert message["headers"].pop("published_at")
@@ -71,20 +63,19 @@ def published(broker: RedisContainer, queue: str) -> list[Any]:
 
 
 def test_all_deliveries_of_an_event_leave_together(
-    app: Celery, claim: Claim, broker: RedisContainer
+    app: Celery, claim: Claim, redis: RedisContainer
 ) -> None:
     dispatch.fan_out(claim)  # now it is connected
-    redis = broker.client
-    before = redis.info("stats")["total_reads_processed"]
+    before = redis.client.info("stats")["total_reads_processed"]
     dispatch.fan_out(claim)
-    reads = redis.info("stats")["total_reads_processed"] - before - 1  # the question itself
-    assert [redis.llen(f"deliver.{sink}") for sink in SINKS] == [2] * len(SINKS)
+    reads = redis.client.info("stats")["total_reads_processed"] - before - 1  # the question itself
+    assert [redis.client.llen(f"deliver.{sink}") for sink in SINKS] == [2] * len(SINKS)
     assert reads < len(SINKS), "what is long may come in two pieces"
 
 
 @pytest.mark.parametrize("within_a_task", [False, True])
 def test_deliveries_are_the_messages_that_celery_sends(
-    app: Celery, claim: Claim, broker: RedisContainer, *, within_a_task: bool
+    app: Celery, claim: Claim, redis: RedisContainer, *, within_a_task: bool
 ) -> None:
     task = app.tasks["process_event"]
     if within_a_task:
@@ -108,20 +99,20 @@ def test_deliveries_are_the_messages_that_celery_sends(
             _task_stack.pop()
             task.pop_request()
     for sink in SINKS:
-        ours, celerys = published(broker, f"deliver.{sink}")
+        ours, celerys = published(redis, f"deliver.{sink}")
         assert ours == celerys
         assert ours["headers"]["group"]
         assert ours["headers"]["timelimit"][0]
         assert ours["headers"]["parent_id"] == ("this" if within_a_task else None)
 
 
-def test_an_event_is_the_message_that_celery_sends(app: Celery, broker: RedisContainer) -> None:
+def test_an_event_is_the_message_that_celery_sends(app: Celery, redis: RedisContainer) -> None:
     event = load_envelope(envelope())
     queue = EventQueue(app, max_backlog=10, threads=1, replay_policy=ReplayPolicy.ALL)
     queue.put([event], "2026-11-20T09:30:02.000Z")
-    (ours,) = published(broker, "process_event")
+    (ours,) = published(redis, "process_event")
     arguments = (event.replay_key, event.to_json(), "2026-11-20T09:30:02.000Z")
     options = {**message_options(event.replay_key), "task_id": ours["headers"]["id"]}
     app.send_task("process_event", arguments, ignore_result=True, **options)
-    _, celerys = published(broker, "process_event")
+    _, celerys = published(redis, "process_event")
     assert ours == celerys

@@ -10,23 +10,15 @@ from kombu.transport import redis as stock
 
 from tasks.transport import NO_MESSAGES, Transport, bell_of
 
-from .nodes import RedisContainer, running
+from .nodes import RedisContainer
 
 QUEUE = Queue("events", routing_key="events")
 
 
-@pytest.fixture(scope="module")
-def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisContainer]:
-    """Redis."""
-    with running(RedisContainer(tmp_path_factory.mktemp("broker"))) as redis:
-        yield redis
-
-
 @pytest.fixture
-def connection(broker: RedisContainer) -> Iterator[Connection]:
+def connection(redis: RedisContainer) -> Iterator[Connection]:
     """A connection by our transport to an empty Redis."""
-    broker.client.flushall()
-    with Connection(broker.url, transport=Transport) as connection:
+    with Connection(redis.url, transport=Transport) as connection:
         yield connection
 
 
@@ -46,24 +38,24 @@ def take(connection: Connection, seconds: float = 5) -> list[Any]:
 
 
 def test_what_is_taken_is_noted_until_it_is_acknowledged(
-    connection: Connection, broker: RedisContainer
+    connection: Connection, redis: RedisContainer
 ) -> None:
     publish(connection, {"n": 1})
     (message,) = take(connection)
     assert message.payload == {"n": 1}
-    assert broker.client.hkeys("unacked") == [message.delivery_tag]
-    assert broker.client.zrange("unacked_index", 0, -1) == [message.delivery_tag]
-    assert broker.client.llen("events") == 0
+    assert redis.client.hkeys("unacked") == [message.delivery_tag]
+    assert redis.client.zrange("unacked_index", 0, -1) == [message.delivery_tag]
+    assert redis.client.llen("events") == 0
     message.ack()
-    assert not broker.client.exists("unacked", "unacked_index")
+    assert not redis.client.exists("unacked", "unacked_index")
 
 
-def test_what_is_rejected_goes_back(connection: Connection, broker: RedisContainer) -> None:
+def test_what_is_rejected_goes_back(connection: Connection, redis: RedisContainer) -> None:
     publish(connection, {"n": 1})
     (message,) = take(connection)
     message.requeue()
-    assert broker.client.llen("events") == 1
-    assert not broker.client.exists("unacked", "unacked_index")
+    assert redis.client.llen("events") == 1
+    assert not redis.client.exists("unacked", "unacked_index")
     (again,) = take(connection)
     assert again.payload == {"n": 1}
     assert again.delivery_info["redelivered"]
@@ -76,36 +68,36 @@ def test_messages_come_in_the_order_they_went_in(connection: Connection) -> None
     assert [message.payload for message in taken] == [0, 1, 2, 3, 4]
 
 
-def test_whoever_waits_is_woken(connection: Connection, broker: RedisContainer) -> None:
+def test_whoever_waits_is_woken(connection: Connection, redis: RedisContainer) -> None:
     taken: list[Any] = []
     with connection.Consumer(QUEUE, on_message=taken.append):
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=0.2)  # from now on it waits for the bell
-        with Connection(broker.url, transport=Transport) as other:
+        with Connection(redis.url, transport=Transport) as other:
             publish(other, "woken")
         connection.drain_events(timeout=5)
     assert [message.payload for message in taken] == ["woken"]
 
 
-def test_a_stock_publisher_is_heard(connection: Connection, broker: RedisContainer) -> None:
-    with Connection(broker.url, transport=stock.Transport) as other:
+def test_a_stock_publisher_is_heard(connection: Connection, redis: RedisContainer) -> None:
+    with Connection(redis.url, transport=stock.Transport) as other:
         publish(other, "by hand")
-    assert not broker.client.exists(bell_of("events"))
+    assert not redis.client.exists(bell_of("events"))
     assert take(connection)[0].payload == "by hand"
 
 
-def test_bells_do_not_pile_up(connection: Connection, broker: RedisContainer) -> None:
+def test_bells_do_not_pile_up(connection: Connection, redis: RedisContainer) -> None:
     for number in range(100):
         publish(connection, number)
-    assert 0 < broker.client.zcard(bell_of("events")) <= 16
+    assert 0 < redis.client.zcard(bell_of("events")) <= 16
 
 
 def test_what_was_the_last_is_not_asked_for_again(
-    connection: Connection, broker: RedisContainer
+    connection: Connection, redis: RedisContainer
 ) -> None:
     for number in range(3):
         publish(connection, number)
-    broker.client.config_resetstat()
+    redis.client.config_resetstat()
     taken: list[Any] = []
     with connection.Consumer(QUEUE, on_message=taken.append):
         for _ in range(3):
@@ -113,23 +105,22 @@ def test_what_was_the_last_is_not_asked_for_again(
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=0.5)
     assert len(taken) == 3
-    asked = broker.client.info("commandstats")
+    asked = redis.client.info("commandstats")
     # The three bells ring on once: who hears the first finds nothing, and stills the others.
     assert asked["cmdstat_eval"]["calls"] == 4
     assert asked["cmdstat_bzpopmin"]["calls"] == 2
-    assert not broker.client.exists(bell_of("events"))
+    assert not redis.client.exists(bell_of("events"))
 
 
-def test_who_has_several_queues_looks_at_all_of_them(broker: RedisContainer) -> None:
-    broker.client.flushall()
+def test_who_has_several_queues_looks_at_all_of_them(redis: RedisContainer) -> None:
     queues = [Queue(name, routing_key=name) for name in ("events", "settle", "sweep")]
-    with Connection(broker.url, transport=stock.Transport) as other:  # which rings no bell
+    with Connection(redis.url, transport=stock.Transport) as other:  # which rings no bell
         for queue in queues:
             producer = other.Producer()
             producer.publish(queue.name, exchange="", routing_key=queue.name, declare=[queue])
     taken: list[Any] = []
     with (
-        Connection(broker.url, transport=Transport) as connection,
+        Connection(redis.url, transport=Transport) as connection,
         connection.Consumer(queues, on_message=taken.append),
     ):
         for _ in queues:
@@ -138,37 +129,37 @@ def test_who_has_several_queues_looks_at_all_of_them(broker: RedisContainer) -> 
 
 
 def test_what_is_no_message_is_kept_and_reported(
-    connection: Connection, broker: RedisContainer, caplog: pytest.LogCaptureFixture
+    connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     junk = ["not JSON", "[]", '{"properties": {}}', '{"properties": {"delivery_info": 1}}']
-    broker.client.lpush("events", *junk)
+    redis.client.lpush("events", *junk)
     publish(connection, "behind it")
     assert take(connection)[0].payload == "behind it"
-    assert broker.client.lrange(NO_MESSAGES, 0, -1) == junk[::-1]
+    assert redis.client.lrange(NO_MESSAGES, 0, -1) == junk[::-1]
     assert caplog.text.count("what is no message") == len(junk)
     assert "not JSON" not in caplog.text
 
 
 def test_a_full_redis_keeps_what_cannot_be_noted(
-    connection: Connection, broker: RedisContainer, caplog: pytest.LogCaptureFixture
+    connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(connection, "kept")
     taken: list[Any] = []
     with connection.Consumer(QUEUE, on_message=taken.append):
-        broker.client.config_set("maxmemory", "1")
+        redis.client.config_set("maxmemory", "1")
         try:
             with pytest.raises(TimeoutError):
                 connection.drain_events(timeout=0.5)
-            assert broker.client.llen("events") == 1
+            assert redis.client.llen("events") == 1
             assert "Redis takes no writes" in caplog.text
         finally:
-            broker.client.config_set("maxmemory", "0")
+            redis.client.config_set("maxmemory", "0")
         connection.drain_events(timeout=5)
     assert [message.payload for message in taken] == ["kept"]
 
 
 def test_text_of_any_kind_survives_being_noted(
-    connection: Connection, broker: RedisContainer
+    connection: Connection, redis: RedisContainer
 ) -> None:
     body = {"text": '"quotes", \\, /, ü, \u2028, \0', "empty": [], "number": 1e300, "n": None}
     publish(connection, body)
