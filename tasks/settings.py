@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -436,9 +437,25 @@ def _users(accounts: str | None) -> set[str]:
     return {account.partition(":")[0] for account in (accounts or "").split(",") if account}
 
 
+def misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    """Tell of variables of a sink or of CXone that nobody reads, and are nearly a setting."""
+    known = {variable.name for variable in variables()}
+    known |= {f"{variable.name}_FILE" for variable in variables() if variable.secret}
+    prefixes = tuple(f"{name.upper()}_" for name in (*SINKS, "cxone"))
+    for name in environ:
+        if name.startswith(prefixes) and name not in known:
+            for meant in get_close_matches(name, known, n=1, cutoff=0.75):
+                yield f"{name}: no such setting, so it is ignored; meant is perhaps {meant}"
+
+
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once; ends the process if they are wrong."""
+    """The settings of this process, read once; ends the process if they are wrong.
+
+    What looks like a misspelt setting is only told: it may be somebody else's.
+    """
+    for line in misspelt(os.environ):
+        print(line, file=sys.stderr)  # noqa: T201 - there is no log yet
     return load_or_exit(Role.of_command(sys.argv))
 
 

@@ -12,7 +12,7 @@ from tasks import cxone_settings
 from tasks import settings as module
 from tasks.errors import SettingsError
 from tasks.registry import SHIPPED
-from tasks.settings import Settings, as_markdown, load, load_or_exit, variables
+from tasks.settings import Settings, as_markdown, load, load_or_exit, misspelt, variables
 from tasks.sink_variables import variables_of
 from tasks.sinks import SINKS
 from tasks.variables import Role
@@ -493,6 +493,22 @@ def test_a_process_that_cannot_start_says_why_and_exits_1(monkeypatch):
         "AWS_REGION",
         "INGEST_API_KEYS",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CRM_READ_TIMEOUT", "CRM_READ_TIMEOUT_SECONDS"),
+        ("CXONE_CLIENT_SECRETS_FILE", "CXONE_CLIENT_SECRET_FILE"),
+        ("CRM_BEARER_TOKEN_FILE", None),  # is one
+        ("CRM_LOGO", None),
+        ("PROCESSING_TABEL", None),  # may be anybody's
+    ],
+)
+def test_what_is_nearly_a_setting_is_told(name, meant):
+    told = list(misspelt({name: "secret"}))
+    expected = f"{name}: no such setting, so it is ignored; meant is perhaps {meant}"
+    assert told == ([expected] if meant else [])
 
 
 def test_the_settings_of_a_process_are_read_once(monkeypatch):
