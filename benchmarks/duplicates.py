@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     for kind, rounds in kinds.items():
         ratios = [it.rate / fresh.rate for it, fresh in zip(rounds, kinds["fresh"], strict=True)]
         events = sum(r.events for r in rounds)
-        writes = sum(r.requests["PutItem"] + r.requests["UpdateItem"] for r in rounds)
+        writes = sum(r.writes for r in rounds)
         cells = [
             kind,
             spread([r.rate for r in rounds], ".1f"),

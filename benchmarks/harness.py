@@ -331,6 +331,11 @@ class Round(NamedTuple):
         """Events a second."""
         return self.events / self.seconds
 
+    @property
+    def writes(self) -> int:
+        """Those of the requests that write an item."""
+        return self.requests["PutItem"] + self.requests["UpdateItem"]
+
 
 @dataclass
 class System:

@@ -77,8 +77,8 @@ def _report(rounds: Rounds) -> None:
         pairs = zip(rounds["ours"], all_of_it, strict=True)
         ratios = [us.rate / it.rate for us, it in pairs if not us.wrong and not it.wrong]
         events = sum(r.events for r in valid)
-        asked = sum((r.requests for r in valid), Counter[str]())
-        writes = asked["PutItem"] + asked["UpdateItem"]
+        asked = sum(r.requests.total() for r in valid)
+        writes = sum(r.writes for r in valid)
         cells = [
             name + (f" ({len(all_of_it) - len(valid)} invalid)" if valid != all_of_it else ""),
             spread([r.rate for r in valid], ".1f"),
@@ -88,7 +88,7 @@ def _report(rounds: Rounds) -> None:
             f"{sum(r.commands.total() for r in valid) / events:.1f}",
             f"{sum(r.reads for r in valid) / events:.1f}",
             f"{writes / events:.2f}",
-            f"{(asked.total() - writes) / events:.2f}",
+            f"{(asked - writes) / events:.2f}",
             f"{sum(r.bytes for r in valid) / events / 1000:.1f}",
         ]
         print(f"| {' | '.join(cells)} |")

@@ -125,10 +125,13 @@ def _describe_stats(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"  overdue             {found['overdue']}{overdue}"
     yield "sinks"
     for name, sink in found["sinks"].items():
-        probe = f", next probe in {sink['probeInSeconds']:.0f} s" if sink["state"] == "open" else ""
+        more = {
+            "open": f", next probe in {sink['probeInSeconds']:.0f} s",
+            "closed": f"; {sink['failures']} failures in a row",  # not counted otherwise
+        }.get(sink["state"], "")
         yield (
-            f"  {name:<18}  {_paint(sink['state'])}{probe}; {sink['parked']} parked; "
-            f"{sink['failures']} failures in a row; opened {sink['opened']} times"
+            f"  {name:<18}  {_paint(sink['state'])}{more}; {sink['parked']} parked; "
+            f"opened {sink['opened']} times"
         )
     yield "the last hour"
     yield f"  events settled      {found['throughput']['lastHour']}"
