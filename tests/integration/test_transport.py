@@ -112,6 +112,20 @@ def test_what_was_the_last_is_not_asked_for_again(
     assert not redis.client.exists(bell_of("events"))
 
 
+def test_who_had_no_room_looks_before_waiting_for_a_bell(
+    connection: Connection, redis: RedisContainer
+) -> None:
+    publish(connection, "first")
+    taken: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=taken.append, prefetch_count=1):
+        connection.drain_events(timeout=1)
+        publish(connection, "second")
+        redis.client.delete(bell_of("events"))  # another heard it, or a restore rang none
+        taken.pop().ack()
+        connection.drain_events(timeout=0.5)  # less than who waits for a bell may take
+    assert [message.payload for message in taken] == ["second"]
+
+
 def test_who_has_several_queues_looks_at_all_of_them(redis: RedisContainer) -> None:
     queues = [Queue(name, routing_key=name) for name in ("events", "settle", "sweep")]
     with Connection(redis.url, transport=stock.Transport) as other:  # which rings no bell
