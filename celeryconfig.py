@@ -62,7 +62,7 @@ worker_cancel_long_running_tasks_on_connection_loss = False
 task_ignore_result = True
 task_store_errors_even_if_ignored = True
 result_expires = 3600
-# How long a chord waits for its next delivery. Longer than a lease: queues may be long, too.
+# How long a chord waits after its first delivery. Longer than a lease: queues may be long, too.
 result_chord_expires = 86_400 + _settings.claim_lease
 
 # Flower sees each task; arguments are shown as the event's id alone (tasks/celery.py).
