@@ -54,6 +54,9 @@ NO_MESSAGES = "undecodable"
 #: Seconds after which a queue that was empty is looked at again before anybody waits for its bell.
 LOOKED_LONG_AGO = 0.1
 
+#: Seconds to wait where Redis takes no writes: else it is asked, and that logged, without end.
+REFUSED_PAUSE = 0.1
+
 _log = logging.getLogger(__name__)
 
 
@@ -228,6 +231,7 @@ class Channel(redis.Channel):
             return self.client.parse_response(connection, self._asked, **options)
         except ResponseError as error:  # full, or a replica: it changed nothing
             _log.error("Redis takes no writes: %s", error)
+            time.sleep(REFUSED_PAUSE)  # a replica refuses to wait for bells, too
             return None
         except self.connection_errors:
             connection.disconnect()  # the next round connects again
