@@ -114,6 +114,9 @@ class Channel(redis.Channel):
     _queue_cycle: Any
     _flush_brpop_reauth: Callable[[], None]
 
+    #: One list a queue, whatever priority a message names: nobody takes from others.
+    priority_steps = [0]  # noqa: RUF012 - kombu has a list
+
     #: Delivery tag of the message last taken.
     taken: str | None = None
 
