@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 from celery.exceptions import SoftTimeLimitExceeded
@@ -85,7 +86,7 @@ def exchange(
             _prepare(session, url, data, headers),
             timeout=timeout,
             allow_redirects=False,
-            **_surroundings(session, url, tls),
+            **_surroundings(session, "{}://{}".format(*urlsplit(url)), tls),
         ) as response:
             return Answer(
                 response.status_code, response.headers.get("Retry-After"), *_read(response)
@@ -113,9 +114,10 @@ def _prepare(
 
 
 @lru_cache(maxsize=64)
-def _surroundings(session: requests.Session, url: str, tls: Tls) -> Mapping[str, Any]:
-    """Find the proxies and authorities that the environment has for a URL, once a process."""
-    return session.merge_environment_settings(url, {}, True, tls.ca_file or True, tls.certificate)
+def _surroundings(session: requests.Session, origin: str, tls: Tls) -> Mapping[str, Any]:
+    """Find the proxies and authorities that the environment has for a server, once a process."""
+    verify = tls.ca_file or True
+    return session.merge_environment_settings(origin, {}, True, verify, tls.certificate)
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -51,9 +51,6 @@ redis.call('DEL', unpack(KEYS, last + 1))
 #: The list of what was found in a queue and is no message.
 NO_MESSAGES = "undecodable"
 
-#: Seconds after which a queue that was empty is looked at again before anybody waits for its bell.
-LOOKED_LONG_AGO = 0.1
-
 #: Seconds to wait where Redis takes no writes: else it is asked, and that logged, without end.
 REFUSED_PAUSE = 0.1
 
@@ -214,18 +211,16 @@ class Channel(redis.Channel):
         if self._asked != "EVAL" or not answer:
             raise Empty
         queue, text, tag = (part and bytes_to_str(part) for part in answer[:3])
-        emptied = answer[3] == 1 and len(self.active_queues) == 1  # others were not looked at
         if tag is None:
             _log.error("found in queue %s what is no message; kept in list %s", queue, NO_MESSAGES)
             raise Empty
         self._queue_cycle.rotate(queue)
         self.taken = tag
-        begun = time.monotonic()
         self.connection._deliver(loads(text), queue)
-        # Without room for more, or after work done right here (pool "solo"), the next look is
-        # later, and what came meanwhile may have been put there without a bell.
-        at_once = self.qos.can_consume() and time.monotonic() - begun < LOOKED_LONG_AGO
-        self._idle = emptied and at_once
+        # Its only queue is empty now. Of several, the others have not been looked at; and without
+        # room for more it looks again later, at what may have come without a bell.
+        last = answer[3] == 1 and len(self.active_queues) == 1
+        self._idle = last and self.qos.can_consume()
         return True
 
     def _answer(self, **options: Any) -> Any:
