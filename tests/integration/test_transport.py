@@ -142,6 +142,29 @@ def test_who_has_several_queues_looks_at_all_of_them(redis: RedisContainer) -> N
     assert {message.payload for message in taken} == {"events", "settle", "sweep"}
 
 
+def test_a_message_with_a_priority_is_taken_like_any_other(connection: Connection) -> None:
+    with connection.channel() as channel, connection.Producer(channel) as producer:
+        producer.publish("now", exchange="", routing_key="events", declare=[QUEUE], priority=9)
+    assert take(connection)[0].payload == "now"
+
+
+def test_a_replica_is_not_asked_without_end(
+    connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=taken.append):
+        redis.client.replicaof("127.0.0.1", 1)  # where nobody is
+        try:
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=0.5)
+        finally:
+            redis.client.replicaof("no", "one")
+        assert 0 < caplog.text.count("Redis takes no writes") < 10
+        publish(connection, "after it")
+        connection.drain_events(timeout=5)
+    assert [message.payload for message in taken] == ["after it"]
+
+
 def test_what_is_no_message_is_kept_and_reported(
     connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
