@@ -120,7 +120,7 @@ class Channel(redis.Channel):
     #: What the connection was asked last: EVAL, BZPOPMIN or, where nothing is noted, BRPOP.
     _asked = "BRPOP"
 
-    #: Whether there was nothing to take.
+    #: Whether there is nothing left to take, as far as it knows.
     _idle = False
 
     #: The client of the pool of connections.
