@@ -213,6 +213,21 @@ def test_everybody_may_read_the_secrets_they_are_told_of_and_no_others(name):
     assert bool(others) == (name in WORKERS)
 
 
+def test_only_what_a_container_runs_as_is_bound_to_the_account():
+    """AWS documents that condition for these roles, and not for those that start containers."""
+    bound = {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    for task in PROGRAMS.values():
+        for kind, condition in (("TaskRoleArn", bound), ("ExecutionRoleArn", None)):
+            role = RESOURCES[task[kind]["Fn::GetAtt"].removesuffix(".Arn")]["Properties"]
+            (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+            assert statement.get("Condition") == condition
+
+
+def test_only_flower_is_told_who_may_look():
+    told = [name for name, task in OURS.items() if "FLOWER_READONLY_AUTH" in settings_of(task)]
+    assert told == ["Flower"]
+
+
 def test_only_what_starts_tasks_may_touch_everything():
     for policy in of_type("IAM::Policy").values():
         for statement in policy["PolicyDocument"]["Statement"]:
