@@ -1,7 +1,5 @@
 """``celery -A tasks dead-letters``."""
 
-import sys
-import time
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -10,7 +8,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from celery.bin.base import CeleryCommand
 
 from tasks.cli import printable
-from tasks.clock import paced, to_rfc3339
+from tasks.cli_pace import at_pace, rate_option
+from tasks.clock import to_rfc3339
 from tasks.dead_letters import DeadLetter, DeadLetters, Fate, Ingest, connect
 from tasks.errors import IngestError
 from tasks.exchange import make_session
@@ -20,9 +19,7 @@ from tasks.settings import settings
 @click.command(cls=CeleryCommand, name="dead-letters")
 @click.option("--queue", metavar="URL", help="The SQS queue; else that of DEAD_LETTERS_URL.")
 @click.option("--ingest", metavar="URL", help="Where ingest takes events; else INGEST_URL.")
-@click.option(
-    "--rate", type=click.FloatRange(0.1), default=20.0, show_default=True, help="A second."
-)
+@rate_option
 @click.option("--dry-run", is_flag=True, help="Only list what is in the queue.")
 def dead_letters(*, queue: str | None, ingest: str | None, rate: float, dry_run: bool) -> None:
     """Bring back the events that EventBridge gave up calling ingest with.
@@ -68,19 +65,15 @@ def _list(letters: DeadLetters) -> None:
 def _bring_back(letters: DeadLetters, ingest: Ingest, rate: float) -> int:
     """Bring events back, paced; return how many messages stay in the queue."""
     fates: Counter[Fate] = Counter()
-    about = len(letters)
-    told = time.monotonic()
+    about = f"about {len(letters)}"
     try:
-        for number, letter in enumerate(paced(letters, rate), start=1):
+        for letter in at_pace(letters, rate, about):
             fate, why = ingest.take(letter)
             fates[fate] += 1
             if fate is Fate.ACCEPTED:
                 letters.delete(letter)
             else:
                 click.echo(f"{_describe(letter)}  {fate}{': ' if why else ''}{printable(why)}")
-            if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
-                told = time.monotonic()
-                click.echo(f"{number} of about {about}", err=True)
     finally:
         said = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items()))
         click.echo(said or "nothing in the queue", err=True)

@@ -5,8 +5,6 @@ import json
 import math
 import re
 import socket
-import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,7 +15,8 @@ from celery.bin.base import CeleryCommand
 
 from tasks.claims import claims as table
 from tasks.cli import print_line, tell_errors
-from tasks.clock import from_rfc3339, now, paced
+from tasks.cli_pace import at_pace, rate_option
+from tasks.clock import from_rfc3339, now
 from tasks.errors import ClaimNotFoundError
 from tasks.outcomes import Status
 from tasks.process import rules
@@ -49,9 +48,7 @@ class _Moment(click.ParamType[datetime]):
 @click.option("--since", type=_Moment(), help="Received at this time or later; 2h means ago.")
 @click.option("--until", type=_Moment(), help="Received at this time or before.")
 @click.option("--error", metavar="TEXT", help="With this text in a delivery's error.")
-@click.option(
-    "--rate", type=click.FloatRange(0.1), default=20.0, show_default=True, help="A second."
-)
+@rate_option
 @click.option("--force", is_flag=True, help="Also to sinks that have it; needs IDs; is audited.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be delivered again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -121,8 +118,7 @@ def _run(
 ) -> Counter[str]:
     """Redrive these, paced; count the answers."""
     answers: Counter[str] = Counter()
-    told = time.monotonic()
-    for number, key in enumerate(paced(keys, rate), start=1):
+    for key in at_pace(keys, rate, str(len(keys))):
         try:
             answer = redrive_one(table(), rules(), key, **options)
         except ClaimNotFoundError as error:
@@ -136,9 +132,6 @@ def _run(
             _print_json(key, answer)
         elif answer is not Answer.REDRIVEN or len(keys) <= 10:
             click.echo(f"{key}: {answer}")
-        if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
-            told = time.monotonic()
-            click.echo(f"{number} of {len(keys)}", err=True)
     return answers
 
 

@@ -11,6 +11,7 @@ import pytest
 from embedded.sinks import Received, SampleSinks
 from tasks.claims import Claim
 from tasks.outcomes import Delivery, Outcome, Status
+from tests.soak.__main__ import main
 from tests.soak.chaos import FAULTS, KILLS, plan
 from tests.soak.ledger import Ledger
 from tests.soak.load import events
@@ -155,3 +156,14 @@ def test_what_a_sink_lacks_or_got_under_another_key_is_found(ledger: Ledger) -> 
     empty = Ledger()
     note(empty, "crm", f"{KEY}:crm", answered=None)
     assert problems(claim(), empty) == [f"was never taken by {sink}" for sink in SINKS]
+
+
+@pytest.mark.parametrize("option", ["--rate", "--minutes", "--pause"])
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "0", "fast"])
+def test_what_is_no_number_to_go_by_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, number: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["soak", option, number])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"argument {option}: {number} is not a number above 0" in capsys.readouterr().err

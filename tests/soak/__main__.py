@@ -1,6 +1,7 @@
 """``python -m tests.soak``: see ``docs/reliability.md``."""
 
 import argparse
+import math
 import shutil
 import signal
 import sys
@@ -45,6 +46,16 @@ def _soak(folder: Path, options: Options) -> bool:
         return soak.holds
 
 
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
 def _options() -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak",
@@ -52,11 +63,13 @@ def _options() -> Options:
         "stuck. It ends with --events or --minutes, whichever comes first.",
     )
     parser.add_argument("--events", type=int, metavar="N", help="(2000, unless --minutes is given)")
-    parser.add_argument("--minutes", type=float, metavar="M")
-    parser.add_argument("--rate", type=float, default=20, metavar="R", help="events a second (20)")
+    parser.add_argument("--minutes", type=_positive, metavar="M")
+    parser.add_argument(
+        "--rate", type=_positive, default=20, metavar="R", help="events a second (20)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="what goes wrong when (1)")
     parser.add_argument(
-        "--pause", type=float, default=6, metavar="P", help="seconds between two troubles (6)"
+        "--pause", type=_positive, default=6, metavar="P", help="seconds between two troubles (6)"
     )
     arguments = parser.parse_args()
     events = arguments.events

@@ -177,7 +177,7 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(cli_redrive, "time", clock)
+    monkeypatch.setattr("tasks.cli_pace.time", clock)
     monkeypatch.setattr("tasks.clock.time", clock)
     return clock
 
@@ -296,7 +296,7 @@ def test_there_may_be_nothing_to_redrive(run):
         ["--since", "yesterday"],
         ["--since", "2026-01-31"],  # in which zone?
         ["--since", "999999999d"],
-        ["a", "--rate", "0"],
+        *(["a", "--rate", rate] for rate in ("0", "-1", "nan", "inf", "fast")),
     ],
     ids=" ".join,
 )
