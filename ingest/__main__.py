@@ -6,11 +6,13 @@ more than it computes, and EventBridge opens a connection for every event.
 """
 
 import argparse
+import json
 import logging
 import socket
 import struct
 from typing import Any
 
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 
 from ingest.queue import EventQueue
@@ -73,6 +75,18 @@ def _limit_silence(arbiter: Any) -> None:
         )
 
 
+def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """Answer a request that gunicorn cannot read in JSON, as all others are; it would in HTML."""
+    body = json.dumps({"error": mesg or reason})
+    head = (
+        f"HTTP/1.1 {status_int} {reason}",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
+    util.write_nonblock(sock, "\r\n".join([*head, "", body]).encode())
+
+
 def _is_not_silence(record: logging.LogRecord) -> bool:
     """Keep gunicorn from writing a traceback for each client that fell silent."""
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
@@ -90,6 +104,7 @@ def main() -> None:
         level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
     )
     logging.getLogger("gunicorn.error").addFilter(_is_not_silence)
+    util.write_error = _write_error  # there is no setting for it
     Server(settings()).run()  # read before the fork: a worker that starts later asks for no secret
 
 
