@@ -10,13 +10,14 @@ from celery import Celery, group
 from celery._state import _task_stack
 
 from ingest.queue import EventQueue
-from tasks import deliver, dispatch, transport
+from tasks import deliver, dispatch
 from tasks.celery import EventTask, message_options
 from tasks.claims import Claim
 from tasks.process import read_event
 from tasks.registry import SHIPPED, MetadataRules
 from tasks.schemas import load_envelope
 from tasks.settings import ReplayPolicy
+from tasks.transport import Transport
 
 from .envelopes import SINKS, envelope
 from .nodes import RedisContainer
@@ -25,9 +26,10 @@ from .nodes import RedisContainer
 @pytest.fixture
 def app(redis: RedisContainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """An app with our tasks, on an empty Redis."""
-    transport.install()
     app = Celery(
         broker=redis.url,
+        # Named, as kombu keeps to the first ``redis://`` of a process: another test's.
+        broker_transport=f"{Transport.__module__}:{Transport.__qualname__}",
         backend=f"tasks.chord:SettlingBackend+{redis.url}",
         task_cls=EventTask,
         set_as_current=False,
