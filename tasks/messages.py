@@ -31,16 +31,15 @@ def publish(
         RedisError: some of them may have got there.
     """
     parent = app.current_worker_task
-    family = {}
+    common: dict[str, Any] = {"group_id": group_id, "chord": chord}
     if parent:
-        family["parent_id"] = parent.request.id
-        family["root_id"] = parent.request.root_id or parent.request.id
+        common["parent_id"] = parent.request.id
+        common["root_id"] = parent.request.root_id or parent.request.id
     with app.producer_or_acquire() as producer:
         channel: Any = producer.channel
         messages = []
         for index, signature in enumerate(signatures):
-            grouped = {"group_id": group_id, "group_index": index, "chord": chord}
-            more = {**family, **(grouped if group_id else {})}
+            more = {**common, "group_index": index if group_id else None}
             queue = app.conf.task_routes[signature.task]["queue"]
             messages.append((queue, _message(app, channel, signature, more)))
         channel.put_all(messages)

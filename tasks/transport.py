@@ -9,7 +9,8 @@ publishes by kombu's own transport is heard within a second.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty
 from types import SimpleNamespace
 from typing import Any
@@ -60,11 +61,6 @@ _log = logging.getLogger(__name__)
 def bell_of(queue: str) -> str:
     """Name the key that rings when something is published to a queue."""
     return f"{queue}.bell"
-
-
-def _commands_to(pipe: Any) -> SimpleNamespace:
-    """What kombu takes for a batch of its own: all that is added goes to a pipeline."""
-    return SimpleNamespace(add=lambda name, *args: getattr(pipe, name)(*args))
 
 
 class QoS(redis.QoS):
@@ -157,18 +153,15 @@ class Channel(redis.Channel):
         if queue.endswith(".pidbox"):  # a reply to somebody who waits as kombu does
             super()._put(queue, message, **kwargs)
             return
-        tag = message["properties"]["delivery_tag"]
-        ring = (bell_of(queue), {tag[:1]: 0})  # a hexadecimal digit: sixteen wake up at most
-        if batch := kwargs.get("_publish_batch"):
-            super()._put(queue, message, **kwargs)
-            batch.add("zadd", *ring)
+        batch = kwargs.pop("_publish_batch", None)
+        if batch is None:
+            with self._one_round_trip() as batch:
+                self._put(queue, message, _publish_batch=batch, **kwargs)
             return
-        with self.conn_or_acquire() as client:
-            pipe = client.pipeline(transaction=False)
-            batch = _commands_to(pipe)
-            super()._put(queue, message, _publish_batch=batch, **kwargs)  # type: ignore[call-arg]
-            pipe.zadd(*ring)
-            pipe.execute()
+        super()._put(queue, message, _publish_batch=batch, **kwargs)  # type: ignore[call-arg]
+        tag = message["properties"]["delivery_tag"]
+        # A hexadecimal digit: sixteen wake up at most.
+        batch.add("zadd", bell_of(queue), {tag[:1]: 0})
 
     def put_all(self, messages: Sequence[tuple[str, Any]]) -> None:
         """Publish what ``prepare_message`` made, each to a queue, in one round trip.
@@ -176,12 +169,17 @@ class Channel(redis.Channel):
         Raises:
             RedisError: some of them may have got there.
         """
-        with self.conn_or_acquire() as client:
-            pipe = client.pipeline(transaction=False)
-            batch = _commands_to(pipe)
+        with self._one_round_trip() as batch:
             for queue, message in messages:
                 self._inplace_augment_message(message, "", queue)
                 self._put(queue, message, _publish_batch=batch)
+
+    @contextmanager
+    def _one_round_trip(self) -> Iterator[SimpleNamespace]:
+        """Send what is added to it at its end; kombu takes it for a batch of its own."""
+        with self.conn_or_acquire() as client:
+            pipe = client.pipeline(transaction=False)
+            yield SimpleNamespace(add=lambda name, *args: getattr(pipe, name)(*args))
             pipe.execute()
 
     def _brpop_start(self, timeout: float | None = None) -> None:

@@ -306,6 +306,7 @@ def test_a_request_that_is_not_http_is_refused(
 ) -> None:
     response = talk(ingest, head(**headers) + b"0\r\n\r\n")
     assert status_of(response) in {400, 501}
+    assert b"Traceback" not in response
     told, _, body = response.partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in told
     assert b"Content-Type: application/json" in told
