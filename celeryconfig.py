@@ -1,25 +1,24 @@
-"""Celery's configuration. What users set is in ``tasks/settings.py``; what we decide is here."""
+"""Celery's configuration: what this project decides. What users set is in ``tasks/settings/``."""
 
 from kombu import Queue
 
-from tasks import transport
-from tasks.bound import RESTORE_INTERVAL
-from tasks.redis import tls
+from tasks import routing
 from tasks.settings import settings
+from tasks.settings.settlement_bound import RESTORE_INTERVAL
 from tasks.sinks import SINKS
+from tasks.worker import transport
 
 transport.install()
 _settings = settings()
-_deliveries = [sink.task_name for sink in SINKS.values()]
 
 imports = ("tasks.process", "tasks.deliver", "tasks.settle", "tasks.sweep", "tasks.drain")
 timezone = "UTC"
 
 # Redis: transport of messages, and of the outcomes of a chord on their way to settle.
 broker_url = _settings.redis_url
-result_backend = f"tasks.chord:SettlingBackend+{_settings.redis_url}"
-if tls():
-    broker_use_ssl = redis_backend_use_ssl = tls()
+result_backend = f"tasks.worker.chord_backend:SettlingBackend+{_settings.redis_url}"
+if _settings.redis_tls:
+    broker_use_ssl = redis_backend_use_ssl = _settings.redis_tls
 broker_connection_retry_on_startup = True
 broker_transport_options = {
     "visibility_timeout": _settings.visibility_timeout,
@@ -32,25 +31,17 @@ broker_transport_options = {
 redis_socket_connect_timeout = 2.0
 redis_socket_timeout = 5.0
 
-# One queue a task that can be held up on its own. A sweep that waits behind a backlog would expire
-# there, as long as there is one, so sweeps have a queue to themselves.
-_names = ["events", "settle", "sweep", *_deliveries]
-task_queues = [Queue(name, routing_key=name) for name in _names]
-task_default_queue = "events"
+# One queue per task that can be held up on its own (tasks/routing.py).
+task_queues = [Queue(name, routing_key=name) for name in routing.queues(SINKS)]
+task_default_queue = routing.EVENTS_QUEUE
 task_create_missing_queues = False
-task_routes = {
-    "process_event": {"queue": "events"},
-    "settle": {"queue": "settle"},
-    "sweep": {"queue": "sweep"},
-    "drain": {"queue": "sweep"},
-    **{name: {"queue": name} for name in _deliveries},
-}
+task_routes = routing.routes(SINKS)
 
 # A message is gone only when its task is done; a killed child's message goes back.
 task_acks_late = True
 task_reject_on_worker_lost = True
-worker_pool = "tasks.pool:TaskPool"  # a stop forgets nothing that a process may have begun
-worker_consumer = "tasks.consumer:Consumer"  # Flower is told a few times a second
+worker_pool = "tasks.worker.pool:TaskPool"  # a stop forgets nothing that a process may have begun
+worker_consumer = "tasks.worker.consumer:Consumer"  # Flower is told a few times a second
 worker_prefetch_multiplier = 1  # a message held back by one worker could be done by another
 worker_eta_task_limit = 10_000  # retries that wait in one worker's memory
 worker_soft_shutdown_timeout = 20  # SIGQUIT: what runs may end; SIGTERM waits for it anyway
@@ -73,6 +64,6 @@ _each = {
     "options": {"expires": _settings.sweep_interval},  # they do not pile up
 }
 beat_schedule = {
-    "sweep": {"task": "sweep", **_each},
-    **{f"drain.{name}": {"task": "drain", "args": (name,), **_each} for name in SINKS},
+    "sweep": {"task": routing.SWEEP, **_each},
+    **{f"drain.{name}": {"task": routing.DRAIN, "args": (name,), **_each} for name in SINKS},
 }

@@ -12,9 +12,9 @@ import time
 import uuid
 from collections import defaultdict
 
-from tests.integration.envelopes import envelope
-from tests.integration.nodes import HOST
-from tests.integration.system import API_KEY
+from tests.support.envelopes import envelope
+from tests.support.nodes import HOST
+from tests.support.system import API_KEY
 
 
 class Client:

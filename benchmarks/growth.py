@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.harness import Bench, Round, ours
 from benchmarks.throughput import spread
-from tests.integration.envelopes import envelope
+from tests.support.envelopes import envelope
 
 #: Seconds before the window.
 LEAD = 5.0

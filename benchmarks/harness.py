@@ -31,9 +31,9 @@ import redis
 
 from embedded.infrastructure import DEPLOY, Template
 from embedded.stack import plan, stages
-from tests.integration.envelopes import SINKS, Envelope, envelope
-from tests.integration.nodes import HOST, ROOT, free_port, redis_server
-from tests.integration.system import CREDENTIALS, REGION, aws, environment
+from tests.support.envelopes import SINKS, Envelope, envelope
+from tests.support.nodes import HOST, ROOT, free_port, redis_server
+from tests.support.system import CREDENTIALS, REGION, aws, environment
 
 #: How many cores the workers of a system may use.
 CORES = 2

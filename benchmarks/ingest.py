@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from benchmarks.harness import Bench, Process, listens, ours
 from benchmarks.throughput import spread
-from tests.integration.envelopes import envelope
-from tests.integration.nodes import ROOT, free_port, python
-from tests.integration.system import API_KEY, environment
+from tests.support.envelopes import envelope
+from tests.support.nodes import ROOT, free_port, python
+from tests.support.system import API_KEY, environment
 
 COMMANDS = {
     "ours": ("ingest",),

@@ -14,10 +14,10 @@ from typing import Any
 
 from benchmarks.throughput import spread
 from embedded.sinks import SampleSinks
-from tests.integration.envelopes import envelope
-from tests.integration.nodes import EmulatorContainer, running
-from tests.integration.system import System
-from tests.integration.waiting import eventually
+from tests.support.envelopes import envelope
+from tests.support.nodes import EmulatorContainer, running
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 #: Seconds that a round may take.
 PATIENCE = 300.0

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ingest.queue import EventQueue
+from ingest.publisher import EventQueue
 from tasks.celery import app
 from tasks.clock import now, to_rfc3339
-from tasks.schemas import load_envelope
+from tasks.events import load_envelope
 from tasks.settings import settings
 
 

@@ -13,8 +13,8 @@ from benchmarks.throughput import spread
 from tests.docker.machine import Machine
 from tests.docker.project import Project
 from tests.docker.system import ContainerSystem
-from tests.integration.envelopes import envelope
-from tests.integration.waiting import eventually
+from tests.support.envelopes import envelope
+from tests.support.waiting import eventually
 
 #: Seconds that the CRM takes to answer.
 SLOW = 0.5

@@ -8,10 +8,9 @@ from tornado.web import HTTPError
 
 from dashboard.page import Page, claim_of
 from dashboard.timeline import TONES, generations, timeline
-from tasks import audit
-from tasks.claims import Claim
+from tasks.claims import Claim, Status, audit
+from tasks.claims.audit import verify_claim
 from tasks.clock import now, to_rfc3339
-from tasks.outcomes import Status
 from tasks.settings import settings
 from tasks.sinks import SINKS
 
@@ -85,7 +84,7 @@ class EventPage(Page):
             tones=TONES,
             generations=generations,
             remembered=list(remembered(self.application.events.state.tasks, claim)),
-            problems=claim.problems(),
+            problems=verify_claim(claim),
             sinks=SINKS,
             payload=payload,
             payloads_shown=settings().dashboard_show_payloads,

@@ -13,12 +13,13 @@ from tornado.web import HTTPError
 
 from dashboard.page import Page, in_thread
 from dashboard.timeline import TONES
-from tasks.claims import END_OF_TIME, Claims, Place, Summary
-from tasks.claims import claims as table
+from tasks.claims import Claims, Cursor, Status, Summary
+from tasks.claims.outcomes import undelivered
+from tasks.claims.queries import MAX_TIMESTAMP
 from tasks.clock import from_rfc3339, now, to_rfc3339
 from tasks.events import EventType
-from tasks.outcomes import Status, undelivered
-from tasks.redrive import Selection
+from tasks.recovery.redrive import Selection
+from tasks.runtime import claims as table
 from tasks.sinks import SINKS
 
 #: Events on a page.
@@ -122,11 +123,11 @@ class Listing(NamedTuple):
     """A page of events: what follows it, and how far back it was looked for them."""
 
     events: Sequence[Summary]
-    after: Place | None = None
+    after: Cursor | None = None
     looked_back_to: str | None = None  # where the search was broken off
 
 
-def listing(claims: Claims, wanted: Filter, after: Place | None) -> Listing:
+def listing(claims: Claims, wanted: Filter, after: Cursor | None) -> Listing:
     """Return a page of the events that a filter lets through, newest first.
 
     Raises:
@@ -141,7 +142,7 @@ def listing(claims: Claims, wanted: Filter, after: Place | None) -> Listing:
             return Listing(found, last)
         if number == LOOKED_AT:
             return Listing(found, last, last and last.received_at)
-        last = Place(summary.received_at, summary.id)
+        last = Cursor(summary.received_at, summary.id)
         if wanted.lets_through(summary):
             found.append(summary)
     return Listing(found)
@@ -149,7 +150,7 @@ def listing(claims: Claims, wanted: Filter, after: Place | None) -> Listing:
 
 def _unfinished(claims: Claims) -> Iterator[Summary]:
     """Yield what has something left to do, the longest due first."""
-    entries = claims.due(until=END_OF_TIME)
+    entries = claims.due(until=MAX_TIMESTAMP)
     for due in sorted(islice(entries, TO_DO)):
         claim = claims.get(due.key)
         if claim and claim.due_at is not None:  # it may have settled between
@@ -167,7 +168,7 @@ def search(claims: Claims, wanted: str) -> str | list[Summary]:
     return [claim.summary() for claim in islice(claims.of_interaction(wanted), SHOWN)]
 
 
-def place(text: str) -> Place | None:
+def place(text: str) -> Cursor | None:
     """Read where a page begins.
 
     Raises:
@@ -177,7 +178,7 @@ def place(text: str) -> Place | None:
         return None
     received_at, _, key = text.partition(" ")
     from_rfc3339(received_at)
-    return Place(received_at, key)
+    return Cursor(received_at, key)
 
 
 class EventsPage(Page):
@@ -214,7 +215,7 @@ class EventsPage(Page):
             is_first=after is None,
         )
 
-    def _older(self, wanted: Filter, after: Place | None) -> str | None:
+    def _older(self, wanted: Filter, after: Cursor | None) -> str | None:
         if after is None:
             return None
         arguments = wanted.to_arguments() | {"after": " ".join(after)}

@@ -6,8 +6,8 @@ from flower.views.monitor import Metrics
 from prometheus_client import generate_latest
 
 from dashboard.guard import Guard
-from tasks.prometheus import CONTENT_TYPE, exposition
-from tasks.redis import client as redis
+from tasks.observability.prometheus import CONTENT_TYPE, exposition
+from tasks.runtime import redis
 
 
 class MetricsPage(Guard, Metrics):

@@ -11,10 +11,11 @@ from redis.exceptions import RedisError
 from dashboard.page import Page, in_thread
 from dashboard.plot import Plot, Series, bars, durations, lines
 from dashboard.words import duration
-from tasks import metrics, stats
+from tasks import counters
 from tasks.clock import from_rfc3339, now
-from tasks.metrics import lag_percentile, name_of
-from tasks.redis import client as redis
+from tasks.counters import lag_percentile, name_of
+from tasks.observability import stats
+from tasks.runtime import redis
 from tasks.sinks import SINKS
 
 #: Seconds that the next message of a queue may have waited.
@@ -35,7 +36,7 @@ class Span(NamedTuple):
 
 SPANS: Mapping[str, Span] = {
     "hour": Span("The last hour, by the minute", 60, 1, 10),
-    "day": Span("The last day, by a quarter of an hour", metrics.KEPT, 15, 60),
+    "day": Span("The last day, by a quarter of an hour", counters.MINUTES_KEPT, 15, 60),
 }
 
 
@@ -122,7 +123,7 @@ _SHARES = {"p50": (0.5, "desk-main"), "p95": (0.95, "desk-wait"), "p99": (0.99, 
 
 def plots(points: Sequence[Mapping[str, int]], times: Sequence[str]) -> list[Plot]:
     """Draw throughput, lag and what became of deliveries; ``points`` are counts, oldest first."""
-    in_all = metrics.added_up(points)
+    in_all = counters.added_up(points)
     counted = {
         "accepted": ("desk-plain", [point.get("accepted", 0) for point in points]),
         "settled": ("desk-main", [stats.settled(point) for point in points]),
@@ -155,7 +156,7 @@ def _lag(seconds: float | None) -> str:
     """Write a lag, which is the upper bound of a bucket."""
     if seconds is None:
         return "–"
-    most = metrics.LAG_BOUNDS[-1]
+    most = counters.LAG_BOUNDS[-1]
     if seconds > most:
         return f"> {duration(most)}"
     return f"≤ {seconds:g} s" if 1 <= seconds < 60 else f"≤ {duration(seconds)}"
@@ -176,10 +177,10 @@ def overview(redis: Redis, span: Span, moment: datetime) -> Overview:
     Raises:
         RedisError: Redis does not answer.
     """
-    minutes = metrics.minutes(redis, span.back)
-    hour = metrics.added_up(minutes[-60:])
+    minutes = counters.minutes(redis, span.back)
+    hour = counters.added_up(minutes[-60:])
     points = [
-        metrics.added_up(minutes[first : first + span.point])
+        counters.added_up(minutes[first : first + span.point])
         for first in range(0, span.back, span.point)
     ]
     begin = moment - timedelta(minutes=span.back - 1)

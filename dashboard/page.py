@@ -11,14 +11,14 @@ from tornado.web import HTTPError, RequestHandler
 
 from dashboard.guard import Guard
 from tasks.claims import Claim
-from tasks.claims import claims as table
 from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.runtime import claims as table
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Nothing but what Flower and we serve ourselves, and no script or style inside the HTML.
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -58,7 +58,7 @@ class Page(Guard):
     def set_default_headers(self) -> None:
         """Let nothing in from outside, and keep nothing in caches."""
         super().set_default_headers()
-        self.set_header("Content-Security-Policy", POLICY)
+        self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("Cache-Control", "no-store")
 
     def check_xsrf_cookie(self) -> None:

@@ -2,7 +2,7 @@
 
 What there is to do stands in Redis for a day, and an event is taken off the list once it is done,
 so a reload shows the same, and what an end of Flower interrupts is gone on with by a click. It is
-safe to do an event twice (``tasks/redrive.py``). One run works at a time.
+safe to do an event twice (``tasks/recovery/redrive.py``). One run works at a time.
 """
 
 import json
@@ -25,21 +25,20 @@ from dashboard.events import Filter
 from dashboard.page import Page, in_thread
 from dashboard.words import duration
 from tasks.claims import Claims, Summary
-from tasks.claims import claims as table
-from tasks.clock import now, paced, to_rfc3339
+from tasks.claims.outcomes import undelivered
+from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
-from tasks.outcomes import undelivered
-from tasks.process import rules
-from tasks.redis import client as redis
-from tasks.redrive import redrive
-from tasks.registry import MetadataRules
+from tasks.events import MetadataRules
+from tasks.recovery.redrive import redrive_event, throttle
+from tasks.runtime import claims as table
+from tasks.runtime import redis, rules
 from tasks.sinks import SINKS
 
 #: Events of a run, at most.
 MOST = 10_000
 
 #: Seconds that choosing them may take.
-PATIENCE = 20.0
+SELECTION_TIMEOUT = 20.0
 
 #: Events a second, at most.
 FASTEST = 100.0
@@ -187,7 +186,7 @@ def _text(value: Any) -> str | None:
 
 
 def choose(
-    found: Iterable[Summary], *, by: str, sink: str | None, patience: float = PATIENCE
+    found: Iterable[Summary], *, by: str, sink: str | None, patience: float = SELECTION_TIMEOUT
 ) -> tuple[Run, list[str]]:
     """Choose events for a run; return it and their ids.
 
@@ -223,7 +222,7 @@ def work(runs: Runs, run: Run, claims: Claims, rules: MetadataRules) -> None:
     number = 0
     left = iter(lambda: runs.next(run), None)
     try:
-        for number, key in enumerate(paced(left, run.rate), start=1):  # noqa: B007 - for the log
+        for number, key in enumerate(throttle(left, run.rate), start=1):  # noqa: B007 - for the log
             answer = _redrive(run, key, claims, rules)
             if answer is None:
                 runs.stop(run, "DynamoDB did not answer")
@@ -242,7 +241,7 @@ def _redrive(run: Run, key: str, claims: Claims, rules: MetadataRules) -> str | 
     """Redrive one event; say what it came to, None where DynamoDB does not answer."""
     for attempt in range(_TRIES):
         try:
-            return redrive(claims, rules, key, actor=str(run.started_by), sink=run.sink).value
+            return redrive_event(claims, rules, key, actor=str(run.started_by), sink=run.sink).value
         except ClaimNotFoundError:
             return "not to be found"
         except StoreError:

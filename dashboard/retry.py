@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from dashboard.page import Page, claim_of, in_thread
 from dashboard.words import ago, duration
-from tasks.breaker import State
-from tasks.claims import Claim
-from tasks.claims import claims as table
-from tasks.deliver import breaker_of
-from tasks.outcomes import Status
-from tasks.process import rules
-from tasks.redrive import Answer, redrive
+from tasks.claims import Claim, Status
+from tasks.delivery.circuit_breaker import State
+from tasks.recovery.redrive import RedriveAnswer, redrive_event
+from tasks.runtime import breaker_of, rules
+from tasks.runtime import claims as table
 from tasks.sinks import SINKS
 
 _log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ def outlook(claim: Claim, sinks: tuple[str, ...]) -> list[str]:
         tries = "attempt" if delivery.attempts == 1 else "attempts"
         error = f": {delivery.error}" if delivery.error else ""
         said.append(f"{sink}: {delivery.outcome} after {delivery.attempts} {tries}{at}{error}.")
-        look = breaker_of(sink).look()
+        look = breaker_of(sink).status()
         if look.state is State.OPEN:
             said.append(
                 f"The breaker of {sink} is open: the delivery would be parked, without a call. It "
@@ -99,13 +97,13 @@ class RetryPage(Page):
                 "retry.html", claim=claim, sink=sink, prospect=ahead, outlook=said, changed=True
             )
             return
-        answer = Answer.UNDER_WAY
+        answer = RedriveAnswer.IN_PROGRESS
         if not under_way:
             answer = await in_thread(
-                redrive, table(), rules(), key, actor=self.current_user.name, sink=sink
+                redrive_event, table(), rules(), key, actor=self.current_user.name, sink=sink
             )
             _log.info("%s retries %s, %s: %s", self.current_user, key, sink or "all sinks", answer)
-        if answer in (Answer.STILL_INVALID, Answer.NOTHING_TO_DO):
+        if answer in (RedriveAnswer.STILL_INVALID, RedriveAnswer.NOTHING_TO_DO):
             self.redirect(f"{self.reverse_url('event', key)}?said={answer.name}", status=303)
             return
         to = sink or (ahead.sinks[0] if len(ahead.sinks) == 1 else None)

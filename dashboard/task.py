@@ -14,8 +14,7 @@ from tornado.web import HTTPError, authenticated
 
 from dashboard.guard import Guard
 from dashboard.page import claim_of
-from tasks.claims import Claim
-from tasks.outcomes import Delivery, Outcome, Status
+from tasks.claims import Claim, Delivery, Outcome, Status
 from tasks.sinks import SINKS
 
 _DELIVERIES: Mapping[str, str] = {sink.task_name: name for name, sink in SINKS.items()}

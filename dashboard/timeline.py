@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tasks.audit import Record
-from tasks.claims import Claim
+from tasks.claims import AuditRecord, Claim, Delivery, Outcome, Status
+from tasks.claims.outcomes import waiting
 from tasks.clock import from_rfc3339, to_rfc3339
-from tasks.outcomes import Delivery, Outcome, Status, waiting
 
 #: How something looks: well done, wrong, not over, or neither.
 Tone = Literal["good", "bad", "wait", "plain"]
@@ -69,7 +68,7 @@ def _calls(deliveries: Mapping[str, Delivery]) -> list[Entry]:
     ]
 
 
-def _settled(records: Sequence[Record], calls: deque[Entry]) -> Iterator[Entry]:
+def _settled(records: Sequence[AuditRecord], calls: deque[Entry]) -> Iterator[Entry]:
     """Tell of each time it settled, after the calls that led to it, which are taken out."""
     before: Mapping[str, Mapping[str, Any]] = {}
     for record in records:
@@ -102,7 +101,7 @@ def _changes(
         yield f"{sink}: {how}, {tries}"
 
 
-def _said(record: Record) -> Iterator[str]:
+def _said(record: AuditRecord) -> Iterator[str]:
     for error in record.get("validationErrors", ()):
         yield f"{error['field']}: {error['message']}"
     yield from record.get("notes", ())

@@ -14,8 +14,7 @@ from embedded.sessions import InUseError, sole_owner
 from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
 from tasks.events import EventType
-from tasks.settings import load_or_exit, settings
-from tasks.variables import Role
+from tasks.settings import Role, load_or_exit, settings
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, unquote_plus, urlsplit
 
-from embedded.web import Answer, Behaviour, Handler, Mode, RefusedError, Server
+from embedded.web import Behaviour, Handler, Mode, RefusedError, Response, Server
 
 #: The scope that contacts are opened with, and what a client may ask for.
 SCOPE = "view:interactions"
@@ -136,10 +136,10 @@ class Cxone:
         with self._lock:
             self._asked[part].append(Asked(what, answered))
 
-    def issue(self, form: Mapping[str, str], client: str) -> Answer:
+    def issue(self, form: Mapping[str, str], client: str) -> Response:
         """Answer a request for a token, as RFC 6749 says."""
         if client != self.client:
-            return Answer(HTTPStatus.UNAUTHORIZED, {"error": "invalid_client"})
+            return Response(HTTPStatus.UNAUTHORIZED, {"error": "invalid_client"})
         given = f"{form.get('username')}:{form.get('password')}"
         match form.get("grant_type"):
             case "client_credentials":
@@ -147,27 +147,27 @@ class Cxone:
             case "password" if given == self.key:
                 pass
             case "password":
-                return Answer(HTTPStatus.BAD_REQUEST, {"error": "invalid_grant"})
+                return Response(HTTPStatus.BAD_REQUEST, {"error": "invalid_grant"})
             case _:
-                return Answer(HTTPStatus.BAD_REQUEST, {"error": "unsupported_grant_type"})
+                return Response(HTTPStatus.BAD_REQUEST, {"error": "unsupported_grant_type"})
         scope = form.get("scope", SCOPE)
         if not set(scope.split()) <= GRANTED:
-            return Answer(HTTPStatus.BAD_REQUEST, {"error": "invalid_scope"})
+            return Response(HTTPStatus.BAD_REQUEST, {"error": "invalid_scope"})
         token = secrets.token_urlsafe(24)
         with self._lock:
             self._tokens[token] = (time.monotonic() + self.token_life, scope)
         issued = {"access_token": token, "token_type": "Bearer", "scope": scope}
-        return Answer(HTTPStatus.OK, {**issued, "expires_in": int(self.token_life)})
+        return Response(HTTPStatus.OK, {**issued, "expires_in": int(self.token_life)})
 
-    def open(self, interaction_id: str, authorization: str) -> Answer:
+    def open(self, interaction_id: str, authorization: str) -> Response:
         """Answer a request for a contact."""
         with self._lock:
             end, scope = self._tokens.get(authorization.removeprefix("Bearer "), (0.0, ""))
         if time.monotonic() > end:
-            return Answer(HTTPStatus.UNAUTHORIZED, {"error": "token expired"})
+            return Response(HTTPStatus.UNAUTHORIZED, {"error": "token expired"})
         if SCOPE not in scope.split():
-            return Answer(HTTPStatus.FORBIDDEN, {"error": "insufficient scope"})
-        return Answer(HTTPStatus.OK, contact(interaction_id))
+            return Response(HTTPStatus.FORBIDDEN, {"error": "insufficient scope"})
+        return Response(HTTPStatus.OK, contact(interaction_id))
 
 
 class _Server(Server):
@@ -179,7 +179,7 @@ class _Server(Server):
 class _Handler(Handler):
     server: _Server
 
-    def post(self) -> Answer | None:
+    def post(self) -> Response | None:
         """A token is asked for."""
         if self.path != "/auth/token":
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
@@ -189,7 +189,7 @@ class _Handler(Handler):
         ok = self.server.cxone.issue(form, client)
         return self._answer("tokens", form.get("grant_type", ""), text, ok)
 
-    def put(self) -> Answer:
+    def put(self) -> Response:
         """A part's new behaviour, or the end of all tokens."""
         part, _, what = self.path.removeprefix("/").partition("/")
         if self.path == "/tokens/expired":
@@ -199,16 +199,16 @@ class _Handler(Handler):
             self.server.cxone.tell(part, self.behaviour())
         else:
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
-        return Answer(HTTPStatus.OK, {})
+        return Response(HTTPStatus.OK, {})
 
-    def get(self) -> Answer | None:
+    def get(self) -> Response | None:
         """A contact, or an endpoint; who asked; whether we are up."""
         path = urlsplit(self.path).path
         part, _, what = path.removeprefix("/").partition("/")
         if path == "/healthz":
-            return Answer(HTTPStatus.OK, {"status": "live"})
+            return Response(HTTPStatus.OK, {"status": "live"})
         if part in PARTS and what == "asked":
-            return Answer(HTTPStatus.OK, [asdict(one) for one in self.server.cxone.asked(part)])
+            return Response(HTTPStatus.OK, [asdict(one) for one in self.server.cxone.asked(part)])
         if match := _CONTACT.fullmatch(path):
             name = unquote(match[1])
             ok = self.server.cxone.open(name, self.headers.get("Authorization", ""))
@@ -217,17 +217,19 @@ class _Handler(Handler):
             return self._answer("discovery", path, self.path, self._endpoints(path))
         raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
 
-    def _endpoints(self, path: str) -> Answer:
+    def _endpoints(self, path: str) -> Response:
         url = self.server.url
         tenant = parse_qs(urlsplit(self.path).query).get("tenantId")
         match path:
             case "/.well-known/openid-configuration":
-                return Answer(HTTPStatus.OK, {"issuer": url, "token_endpoint": f"{url}/auth/token"})
+                return Response(
+                    HTTPStatus.OK, {"issuer": url, "token_endpoint": f"{url}/auth/token"}
+                )
             case "/.well-known/cxone-configuration" if tenant == [TENANT]:
-                return Answer(HTTPStatus.OK, {"area": "na1", "api_endpoint": url})
-        return Answer(HTTPStatus.NOT_FOUND, {"error": "no such tenant"})
+                return Response(HTTPStatus.OK, {"area": "na1", "api_endpoint": url})
+        return Response(HTTPStatus.NOT_FOUND, {"error": "no such tenant"})
 
-    def _answer(self, part: str, what: str, request: str, ok: Answer) -> Answer | None:
+    def _answer(self, part: str, what: str, request: str, ok: Response) -> Response | None:
         behaviour = self.server.cxone.next(part, request)
         answered = ok.status if behaviour.answers == HTTPStatus.OK else behaviour.answers
         self.server.cxone.note(part, what, answered)

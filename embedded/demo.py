@@ -13,9 +13,9 @@ from pathlib import Path
 from embedded.account import Account
 from embedded.samples import demonstrate
 from embedded.stack import Plan
-from tasks.settings import load_or_exit, variables
+from tasks.settings import Role, load_or_exit
+from tasks.settings.model import variables
 from tasks.sinks import SINKS
-from tasks.variables import Role
 
 
 def main() -> int:

@@ -20,8 +20,7 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tasks.settings import load_or_exit
-from tasks.variables import Role
+from tasks.settings import Role, load_or_exit
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient

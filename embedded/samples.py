@@ -15,17 +15,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from embedded.account import Account
 from embedded.cxone import contact
 from embedded.stack import Plan
-from tasks.audit import verify
-from tasks.claims import Claim, claims
+from tasks.claims import Claim, Outcome, Status
+from tasks.claims.audit import verify_chain
 from tasks.clock import now, to_rfc3339
 from tasks.errors import StoreError
 from tasks.events import EventType
-from tasks.outcomes import Outcome, Status
+from tasks.runtime import claims
 from tasks.settings import settings
 from tasks.sinks import SINKS
 
 #: Seconds that all samples together may take to their final status.
-PATIENCE = 60.0
+SETTLE_TIMEOUT = 60.0
 
 #: How often the CRM refuses the sample that is to meet trouble.
 REFUSALS = 2
@@ -237,7 +237,7 @@ class Demonstration:
         foreign = envelope(make_sample(EventType.CREATED, "voice", environment), "somebody.else")
         ignored = self._post("foreign source", json.dumps(foreign).encode())
 
-        self._watch(lambda: self._look_at(followed), PATIENCE)
+        self._watch(lambda: self._look_at(followed), SETTLE_TIMEOUT)
         problems = [
             f"{one.sample.title} ({one.id}): {problem}"
             for one in followed
@@ -256,16 +256,16 @@ class Demonstration:
         samples = [make_sample(EventType.COMPLETED, "voice", environment) for _ in range(OUTAGE)]
         self._tell_crm(mode="status", status=503)
         followed = self._put_on_bus(samples)
-        if not self._watch(lambda: self._are_parked(followed), PATIENCE):
-            return [f"crm is down: its deliveries are not parked after {PATIENCE:g} s"]
+        if not self._watch(lambda: self._are_parked(followed), SETTLE_TIMEOUT):
+            return [f"crm is down: its deliveries are not parked after {SETTLE_TIMEOUT:g} s"]
         self._account.result(
             f"{'crm is down':<32} {OUTAGE} events → analytics, compliance; parked for crm",
             good=True,
         )
         self._tell_crm(mode="ok")
         begun = time.monotonic()
-        if not self._watch(lambda: self._are_through(followed), PATIENCE):
-            return [f"crm is back: what was parked is not delivered after {PATIENCE:g} s"]
+        if not self._watch(lambda: self._are_through(followed), SETTLE_TIMEOUT):
+            return [f"crm is back: what was parked is not delivered after {SETTLE_TIMEOUT:g} s"]
         self._account.result(
             f"{'crm is back':<32} all {OUTAGE} delivered, completed, "
             f"{time.monotonic() - begun:.0f} s later",
@@ -293,7 +293,7 @@ class Demonstration:
             for one in followed:
                 one.claim = claims().get(one.id)
         except StoreError:
-            return False  # it may be starting anew; PATIENCE is the limit
+            return False  # it may be starting anew; SETTLE_TIMEOUT is the limit
         return True
 
     def _tell_crm_to_refuse(self, samples: Sequence[Sample]) -> None:
@@ -369,7 +369,7 @@ class Demonstration:
             try:
                 one.claim = claims().get(one.id)
             except StoreError:
-                continue  # it may be starting anew; PATIENCE is the limit
+                continue  # it may be starting anew; SETTLE_TIMEOUT is the limit
             if one.claim and one.sample.repeated and not one.repetition:
                 one.repetition = self._post(f"{one.sample.title}: again", one.claim.payload)
             if one.claim and one.settled:
@@ -381,7 +381,7 @@ class Demonstration:
         if claim.deliveries:
             tries = {sink: d.attempts for sink, d in claim.deliveries.items()}
             steps.append(", ".join(f"{s} (try {n})" if n > 1 else s for s, n in tries.items()))
-        ending = f"{claim.status.value}, {claim.to_json()['lagMs']} ms"
+        ending = f"{claim.status.value}, {claim.lag_ms} ms"
         for error in claim.audit[-1].get("validationErrors", []):
             ending += f"; {error['field']}: {error['message']}"
         for note in claim.audit[-1].get("notes", []):
@@ -393,7 +393,7 @@ class Demonstration:
     def _problems_of(self, one: _Followed) -> Iterator[str]:
         if one.claim is None or not one.settled:
             how = "not settled" if one.claim else "not even claimed: see the log of aws"
-            yield f"after {PATIENCE:g} s {how}"
+            yield f"after {SETTLE_TIMEOUT:g} s {how}"
             return
         yield from claim_problems(one.sample, one.claim)
         if one.sample.repeated and one.repetition != "202 accepted=1 ignored=0":
@@ -425,7 +425,7 @@ def claim_problems(sample: Sample, claim: Claim) -> Iterator[str]:
     record = claim.audit[-1]
     if not claim.status == record["status"] == sample.status:
         yield f"ended as {claim.status.value}, not {sample.status.value}"
-    yield from (f"audit record: {problem}" for problem in verify(claim.audit))
+    yield from (f"audit record: {problem}" for problem in verify_chain(claim.audit))
     results = {result["service"]: result["success"] for result in record["downstreamResults"]}
     if results != dict.fromkeys(sample.sinks, True):
         yield f"its audit record has {results} for downstreamResults"

@@ -48,7 +48,7 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
         return False
 
 
-class Record:
+class ProcessFile:
     """The file of a data folder that names the sessions that run."""
 
     def __init__(self, data: Path) -> None:

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from embedded.web import Answer, Behaviour, Handler, Mode, RefusedError, Server
+from embedded.web import Behaviour, Handler, Mode, RefusedError, Response, Server
 from tasks.clock import now, to_rfc3339
 from tasks.sinks import SINKS
 
@@ -134,27 +134,27 @@ class _Server(Server):
 class _Handler(Handler):
     server: _Server
 
-    def post(self) -> Answer | None:
+    def post(self) -> Response | None:
         """An event for a service."""
         text = self.text()
         key = self.headers.get("Idempotency-Key", "")
         behaviour = self._service("").take(key, text, dict(self.headers.items()))
         _log.info("%s %s: %s", self.path, key, behaviour.mode)
-        return self.behave(behaviour, lambda: Answer(HTTPStatus.OK, {}))
+        return self.behave(behaviour, lambda: Response(HTTPStatus.OK, {}))
 
-    def put(self) -> Answer:
+    def put(self) -> Response:
         """A service's new behaviour."""
         behaviour = self.behaviour()
         self._service("/behaviour").behave(behaviour)
-        return Answer(HTTPStatus.OK, {})
+        return Response(HTTPStatus.OK, {})
 
-    def get(self) -> Answer:
+    def get(self) -> Response:
         """What a service received; or whether we are up."""
         if self.path == "/healthz":
-            return Answer(HTTPStatus.OK, {"status": "live"})
+            return Response(HTTPStatus.OK, {"status": "live"})
         key = parse_qs(urlsplit(self.path).query).get("key", [None])[0]
         received = self._service("/received").received(key)
-        return Answer(HTTPStatus.OK, [asdict(request) for request in received])
+        return Response(HTTPStatus.OK, [asdict(request) for request in received])
 
     def _service(self, suffix: str) -> _Service:
         name, found, rest = urlsplit(self.path).path.removeprefix("/").partition("/")

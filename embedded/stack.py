@@ -20,8 +20,9 @@ import redis
 from embedded import infrastructure
 from embedded.cxone import TENANT
 from embedded.supervisor import Part, SupervisorError, answers, says
-from tasks import cxone_settings
-from tasks.settings import settings, variables
+from tasks.settings import cxone as cxone_settings
+from tasks.settings import settings
+from tasks.settings.model import variables
 from tasks.sinks import SINKS
 
 ROOT = Path(__file__).resolve().parent.parent

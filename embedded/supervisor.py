@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from embedded.account import Account
-from embedded.sessions import MARK, Record, kill_session
+from embedded.sessions import MARK, ProcessFile, kill_session
 
 #: Seconds between two looks at the children.
 TICK = 0.1
@@ -159,7 +159,7 @@ class Supervisor:
         self._data = data
         self._root = root
         self._account = account
-        self._record = Record(data)
+        self._record = ProcessFile(data)
         self._stages: list[list[_Child]] = []
         self._signals = 0
         (data / "logs").mkdir(exist_ok=True)

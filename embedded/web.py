@@ -71,7 +71,7 @@ class Behaviour:
         return self.status if self.mode == "status" else 200
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What is answered: ``body`` as JSON, None for no body."""
 
     status: int
@@ -84,7 +84,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: HTTPStatus, error: str) -> None:
         super().__init__(error)
-        self.answer = Answer(status, {"error": error}, {"Connection": "close"})
+        self.answer = Response(status, {"error": error}, {"Connection": "close"})
 
 
 class Server(ThreadingHTTPServer):
@@ -131,9 +131,9 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave together
     disable_nagle_algorithm = True
 
-    get: Callable[[], Answer | None]
-    post: Callable[[], Answer | None]
-    put: Callable[[], Answer | None]
+    get: Callable[[], Response | None]
+    post: Callable[[], Response | None]
+    put: Callable[[], Response | None]
 
     def do_GET(self) -> None:
         """Answer a GET."""
@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, TypeError) as error:
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
 
-    def behave(self, behaviour: Behaviour, ok: Callable[[], Answer]) -> Answer | None:
+    def behave(self, behaviour: Behaviour, ok: Callable[[], Response]) -> Response | None:
         """Answer as a behaviour says, or as ``ok`` does where it says nothing else."""
         if behaviour.mode in ("slow", "hang"):
             self.server.closing.wait(behaviour.seconds)
@@ -173,10 +173,10 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour.mode == "status":
             after = behaviour.retry_after
             headers = {} if after is None else {"Retry-After": str(after)}
-            return Answer(behaviour.status, {"error": "as I was told"}, headers)
-        return Answer(HTTPStatus.OK, None) if behaviour.mode == "empty" else ok()
+            return Response(behaviour.status, {"error": "as I was told"}, headers)
+        return Response(HTTPStatus.OK, None) if behaviour.mode == "empty" else ok()
 
-    def _reply(self, act: Callable[[], Answer | None]) -> None:
+    def _reply(self, act: Callable[[], Response | None]) -> None:
         if self.server.closing.is_set():  # the service is gone, for connections that were kept, too
             self.close_connection = True
             return

@@ -15,10 +15,9 @@ from typing import Any
 from gunicorn import util
 from gunicorn.app.base import BaseApplication
 
-from ingest.queue import EventQueue
+from ingest.publisher import EventQueue
 from ingest.wsgi import Ingest
-from tasks.settings import Settings, load_or_exit, settings
-from tasks.variables import Role
+from tasks.settings import Role, Settings, load_or_exit, settings
 
 THREADS = 16
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from ingest.auth import is_known
-from ingest.envelope import Record, TooManyError, parse
-from ingest.queue import BacklogError, BrokerAwayError, EventQueue
+from ingest.body import BatchEntry, TooManyEventsError, parse
+from ingest.publisher import BacklogError, BrokerAwayError, EventQueue
 from tasks.clock import now, to_rfc3339
+from tasks.counters import COUNTERS
 from tasks.errors import InvalidEventError
-from tasks.metrics import counters
-from tasks.prometheus import CONTENT_TYPE, exposition
-from tasks.redis import client as redis
+from tasks.observability.prometheus import CONTENT_TYPE, exposition
+from tasks.runtime import redis
 from tasks.settings import Settings
 
 #: Seconds that a client may take to send its body; EventBridge gives up after 5 in all.
@@ -31,7 +31,7 @@ RETRY_AFTER = 5
 _log = logging.getLogger(__name__)
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """An answer: status, JSON or other body, further headers."""
 
     status: HTTPStatus
@@ -45,7 +45,7 @@ class _RefusedError(Exception):
 
     def __init__(self, status: HTTPStatus, error: str, *headers: tuple[str, str]) -> None:
         super().__init__(error)
-        self.answer = Answer(status, {"error": error}, headers)
+        self.answer = Response(status, {"error": error}, headers)
 
 
 class Ingest:
@@ -57,9 +57,9 @@ class Ingest:
         self._max_bytes = settings.ingest_max_bytes
         self._source = settings.event_source
         self._queue = queue
-        self._routes: dict[str, tuple[str, Callable[[WSGIEnvironment], Answer]]] = {
+        self._routes: dict[str, tuple[str, Callable[[WSGIEnvironment], Response]]] = {
             "/events": ("POST", self._events),
-            "/healthz": ("GET", lambda _: Answer(HTTPStatus.OK, {"status": "live"})),
+            "/healthz": ("GET", lambda _: Response(HTTPStatus.OK, {"status": "live"})),
             "/readyz": ("GET", self._readyz),
             "/metrics": ("GET", _metrics),
         }
@@ -71,7 +71,7 @@ class Ingest:
         except _RefusedError as refused:
             answer = refused.answer
             _log.info("refused: %d %s", answer.status, refused)
-            counters().add("refused", code=str(answer.status.value))
+            COUNTERS.add("refused", code=str(answer.status.value))
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
         start_response(
             f"{answer.status.value} {answer.status.phrase}",
@@ -83,7 +83,7 @@ class Ingest:
         )
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
-    def _answer(self, environ: WSGIEnvironment) -> Answer:
+    def _answer(self, environ: WSGIEnvironment) -> Response:
         method, handler = self._routes.get(environ.get("PATH_INFO", ""), (None, None))
         if method is None or handler is None:
             raise _RefusedError(HTTPStatus.NOT_FOUND, "no such path; events go to POST /events")
@@ -95,20 +95,20 @@ class Ingest:
             )
         return handler(environ)
 
-    def _readyz(self, _environ: WSGIEnvironment) -> Answer:
+    def _readyz(self, _environ: WSGIEnvironment) -> Response:
         try:
             self._queue.ping()
         except BrokerAwayError as error:
             raise _unavailable(f"broker away: {error}") from error
-        return Answer(HTTPStatus.OK, {"status": "ready"})
+        return Response(HTTPStatus.OK, {"status": "ready"})
 
-    def _events(self, environ: WSGIEnvironment) -> Answer:
+    def _events(self, environ: WSGIEnvironment) -> Response:
         if not is_known(environ.get("HTTP_X_API_KEY", ""), self._keys):
             # EventBridge tries 401 again, so events outlive a key's rotation (FACTS).
             raise _RefusedError(HTTPStatus.UNAUTHORIZED, "x-api-key: missing or unknown")
         try:
             body = parse(self._read_body(environ))
-        except TooManyError as error:
+        except TooManyEventsError as error:
             raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
         except InvalidEventError as error:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
@@ -142,11 +142,11 @@ class Ingest:
                 HTTPStatus.REQUEST_TIMEOUT, "body: it did not arrive", ("Connection", "close")
             ) from error
         if length is None and not missing:
-            _let_run_out(environ)
+            _discard_rest(environ)
             raise too_large
         return b"".join(chunks)
 
-    def _accept(self, records: list[Record]) -> Answer:
+    def _accept(self, records: list[BatchEntry]) -> Response:
         """Publish what is ours; report what is not an event; count the rest as ignored."""
         failures = []
         ours = []
@@ -166,20 +166,20 @@ class Ingest:
                 raise _unavailable(f"backlog over its limit: {error}") from error
             except BrokerAwayError as error:
                 raise _unavailable(f"broker away: {error}") from error
-        counters().add("accepted", len(ours))
-        counters().add("ignored", ignored)
-        counters().add("refused", len(failures), code="record")
-        return Answer(
+        COUNTERS.add("accepted", len(ours))
+        COUNTERS.add("ignored", ignored)
+        COUNTERS.add("refused", len(failures), code="record")
+        return Response(
             HTTPStatus.ACCEPTED,
             {"accepted": len(ours), "ignored": ignored, "batchItemFailures": failures},
         )
 
 
-def _metrics(_environ: WSGIEnvironment) -> Answer:
-    return Answer(HTTPStatus.OK, exposition(redis()), content_type=CONTENT_TYPE)
+def _metrics(_environ: WSGIEnvironment) -> Response:
+    return Response(HTTPStatus.OK, exposition(redis()), content_type=CONTENT_TYPE)
 
 
-def _let_run_out(environ: WSGIEnvironment) -> None:
+def _discard_rest(environ: WSGIEnvironment) -> None:
     """Drop the rest of a chunked body that keeps coming, for a moment.
 
     A client that is still sending when the connection closes would never read the answer.

@@ -1,10 +1,20 @@
-"""Takes CXone interaction events and hands each to every sink: the Celery side.
+"""Takes CXone interaction events and delivers each to every sink: the Celery side.
 
-The way of an event, in the order of the files:
-``events`` and ``schemas`` (what an event is), ``registry`` (rules for its metadata),
-``process`` (parse and claim), ``dispatch`` (the chord), ``deliver``, ``sinks``, ``cxone`` (the
-context that some of them get), ``breaker`` and ``call`` (one HTTP call a sink), ``chord`` (the
-result backend that settles), ``settle`` and ``outcomes`` (the final status), ``audit`` (its
-record), ``schedule`` (when it is due again), ``sweep`` (what is overdue), ``drain`` (what was
-parked). ``claims`` is the DynamoDB table.
+The Celery tasks, thin, in the order of an event's way: ``process`` (parse and claim), ``dispatch``
+(the chord), ``deliver``, ``settle`` (final status and audit record), ``sweep`` (what is overdue),
+``drain`` (what was parked). ``celery`` is the app.
+
+What they are made of; each package imports only what stands below it:
+
+- ``cli``: the commands of ``celery -A tasks …``
+- ``recovery``: deliver again, by the system or because an operator asks
+- ``observability``: the state of the whole, and metrics
+- ``runtime``: what each process makes once
+- ``worker``: what is changed in Celery and kombu
+- ``delivery``: one attempt at one sink
+- ``claims``: one DynamoDB item per event
+- ``settings``: the environment, typed and checked
+- ``sinks``: the downstream services, one file each
+- ``events``: what an event is
+- ``routing``, ``counters``, ``json_lines``, ``clock``, ``errors``: used by all
 """

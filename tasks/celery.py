@@ -17,7 +17,7 @@ from tasks.settings import settings
 MESSAGE_SCHEMA = 1
 
 #: Seconds after which a message of a later release is offered to all workers again.
-KEPT_FOR = 10
+UNKNOWN_SCHEMA_DELAY = 10
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class EventTask(Task[Any, Any]):
         """Drop the frames."""
         einfo.tb = None
 
-    def postpone(self, seconds: float, why: str) -> Retry:
+    def requeue_later(self, seconds: float, why: str) -> Retry:
         """Put the message back for so many seconds, which uses up no try. Raise what it returns.
 
         Raises:
@@ -81,7 +81,7 @@ class EventTask(Task[Any, Any]):
         if written > MESSAGE_SCHEMA:
             why = f"message schema {written}; known up to {MESSAGE_SCHEMA}"
             _log.error("%s is kept for workers of another release: %s", task_id, why)
-            raise self.postpone(KEPT_FOR, why)
+            raise self.requeue_later(UNKNOWN_SCHEMA_DELAY, why)
 
 
 def message_options(*key: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ app.config_from_object("celeryconfig")
 
 @signals.heartbeat_sent.connect
 @signals.after_task_publish.connect(sender="sweep")
-def _give_sign_of_life(**_: Any) -> None:
+def _touch_heartbeat(**_: Any) -> None:
     """A worker's loop turns, which it says every 2 s; or beat has sent a sweep."""
     if file := settings().heartbeat_file:
         file.touch()

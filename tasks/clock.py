@@ -1,16 +1,16 @@
-"""Times as this project writes them: RFC 3339, UTC, milliseconds; and a pace to keep."""
+"""Times as this project writes them: RFC 3339, UTC, milliseconds."""
 
-import time
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 def now() -> datetime:
     """Return the present moment, in UTC."""
     return datetime.now(UTC)
+
+
+def epoch() -> int:
+    """Return the present moment, in whole seconds since the epoch."""
+    return int(now().timestamp())
 
 
 def to_rfc3339(moment: datetime) -> str:
@@ -39,12 +39,3 @@ def elapsed_ms(since: str, until: str) -> int:
     """Milliseconds between two such texts; 0 where the clocks of two hosts disagree."""
     elapsed = from_rfc3339(until) - from_rfc3339(since)
     return max(0, round(elapsed.total_seconds() * 1000))
-
-
-def paced(items: Iterable[T], rate: float) -> Iterator[T]:
-    """Yield items, no more than ``rate`` a second; what is done with them counts as waiting."""
-    begun = time.monotonic()
-    for number, item in enumerate(items):
-        # What was late is caught up with: the pace is that of the whole.
-        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
-        yield item

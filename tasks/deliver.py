@@ -1,58 +1,52 @@
-"""``deliver.<sink>``: one HTTP call of one event to one sink, tried again as its policy says."""
+"""``deliver.<sink>``: one HTTP call of one event to one sink, retried as its policy says."""
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import cache
 from typing import Any, cast
 
 from celery import Task
-from celery.exceptions import SoftTimeLimitExceeded
-from kombu.exceptions import OperationalError
 
-from tasks import limits
-from tasks.breaker import Breaker
-from tasks.call import client_of
 from tasks.celery import EventTask, app
-from tasks.chord import CALLS, calls_of
-from tasks.claims import claims
-from tasks.clock import now, to_rfc3339
-from tasks.cxone import Found, contexts
+from tasks.claims import Call
+from tasks.delivery import rate_limit
+from tasks.delivery.context import ContextResult
+from tasks.delivery.report import delivered, note_call
 from tasks.dispatch import delivery_payload, settle_signature
 from tasks.errors import (
+    AttemptTimeoutError,
+    ClaimInProgressError,
     ClaimNotFoundError,
     ContextMissingError,
     DeliveryError,
     ParkedError,
+    RateLimitExceededError,
     TransientDeliveryError,
-    UnderWayError,
 )
 from tasks.events import event_from_json
-from tasks.outcomes import Call, Outcome, Report, newest
-from tasks.poison import lost_too_often
-from tasks.redis import client as redis
-from tasks.settings import settings
-from tasks.sink_settings import SinkSettings
+from tasks.recovery.redeliveries import exceeds_max_receives
+from tasks.routing import task_id
+from tasks.runtime import breaker_of, claims, client_of, contexts, redis
+from tasks.settings import SinkSettings, settings
 from tasks.sinks import SINKS, Sink
+from tasks.worker.chord_backend import join_chord
 
 
-def _make_task(sink: Sink) -> Task[Any, Any]:
-    to = settings().sinks[sink.name]
+def _make_task(to: SinkSettings) -> Task[Any, Any]:
     policy = to.policy
 
     @app.task(
-        name=sink.task_name,
+        name=to.sink.task_name,
         bind=True,
         autoretry_for=(TransientDeliveryError,),
         dont_autoretry_for=(ContextMissingError,),  # it waits longer than a worker remembers
-        max_retries=policy.tries - 1,
+        max_retries=policy.max_attempts - 1,
         retry_backoff=policy.backoff_base,
         retry_backoff_max=policy.backoff_cap,
         retry_jitter=True,
-        throws=(DeliveryError, ClaimNotFoundError, UnderWayError),  # logged without a traceback
-        # The read time-out starts anew with every byte; this does not.
-        soft_time_limit=_time_limit(to) - 10,
-        time_limit=_time_limit(to),
+        throws=(DeliveryError, ClaimNotFoundError, ClaimInProgressError),  # logged in one line
+        # The read time-out starts again with every byte; this does not.
+        soft_time_limit=to.time_limit - 10,
+        time_limit=to.time_limit,
     )
     def deliver(
         self: Task[Any, Any],
@@ -62,50 +56,60 @@ def _make_task(sink: Sink) -> Task[Any, Any]:
     ) -> dict[str, Any]:
         """Deliver one event. With the key alone, the rest is read from its claim.
 
-        ``actor`` is who asked for it, where somebody did.
+        ``actor`` is the operator who asked for it, if one did.
         """
-        if lost_too_often(self):
-            raise DeliveryError("given up: it kept killing its worker")
-        if payload is None:
-            payload = _reopen(self, key, sink, actor or f"somebody at {_host_of_sender(self)}")
-            if payload is None:
-                return _report(self, sink, attempts=0)
-        try:
-            found = _context(self, sink, payload)
-            task_id = str(self.request.id)
-            with breaker_of(sink.name).watch(task_id), limits.turn(redis(), to, task_id):
-                _call(self, sink, key, payload, found.context)
-        except ParkedError as parked:
-            raise parked.with_traceback(None) from None  # where is no news, and costs time
-        except limits.NoTurnError as later:
-            why = f"waits for its turn at {sink.name}"
-            raise cast("EventTask", self).postpone(later.wait, why) from None
-        except TransientDeliveryError as error:
-            if error.retry_after is None:
-                raise  # to autoretry
-            raise self.retry(
-                exc=error, countdown=min(error.retry_after, policy.retry_after_cap)
-            ) from None
-        return _report(self, sink, attempts=self.request.retries + 1, note=found.note)
+        return _deliver(self, to, key, payload, actor)
 
     return deliver
 
 
-def _context(task: Task[Any, Any], sink: Sink, payload: Mapping[str, Any]) -> Found:
-    """Find the context of a sink that is to get it.
+def _deliver(
+    task: Task[Any, Any],
+    to: SinkSettings,
+    key: str,
+    payload: Mapping[str, Any] | None,
+    actor: str | None,
+) -> dict[str, Any]:
+    if exceeds_max_receives(task, claims(), settings().max_dispatches):
+        raise DeliveryError("given up: it kept killing its worker")
+    if payload is None:
+        payload = _reopen(task, key, to.sink, actor or f"somebody at {_host_of_sender(task)}")
+        if payload is None:
+            return delivered(task.request, attempts=0)
+    holder = str(task.request.id)
+    try:
+        found = _context(holder, to.sink, payload)
+        with (
+            breaker_of(to.sink.name).guard(holder),
+            rate_limit.acquire(redis(), to, holder),
+        ):
+            _call(task, to.sink, key, payload, found.context)
+    except ParkedError as parked:
+        raise parked.with_traceback(None) from None  # its frames say nothing, and cost time
+    except RateLimitExceededError as exceeded:
+        why = f"waits for the rate limit of {to.sink.name}"
+        raise cast("EventTask", task).requeue_later(exceeded.wait, why) from None
+    except TransientDeliveryError as error:
+        if error.retry_after is None:
+            raise  # to autoretry
+        countdown = min(error.retry_after, to.policy.retry_after_cap)
+        raise task.retry(exc=error, countdown=countdown) from None
+    return delivered(task.request, attempts=task.request.retries + 1, note=found.note)
 
-    Before the sink's breaker watches: it must not take what CXone does for what the sink does.
+
+def _context(holder: str, sink: Sink, payload: Mapping[str, Any]) -> ContextResult:
+    """Find the interaction's context, for a sink that gets it.
+
+    Outside the guard of the sink's breaker, which must not count CXone's failures as the sink's.
     """
     source = contexts() if sink.context else None
     if source is None:
-        return Found()
-    breaker_of(sink.name).refuse_if_open()
+        return ContextResult()
+    breaker_of(sink.name).raise_if_open()
     event = event_from_json(payload["event"])
     try:
-        return source.for_delivery(
-            str(task.request.id), event.interaction_id, payload["receivedAt"]
-        )
-    except SoftTimeLimitExceeded:
+        return source.for_delivery(holder, event.interaction_id, payload["receivedAt"])
+    except AttemptTimeoutError:
         raise TransientDeliveryError("its context came too slowly") from None
 
 
@@ -116,40 +120,38 @@ def _call(
     payload: Mapping[str, Any],
     context: Mapping[str, Any] | None,
 ) -> None:
+    """Call the sink, and note the call for the next attempt and the report."""
     body = sink.body(event_from_json(payload["event"]), payload["receivedAt"])
     if context is not None:
         body = {**body, "context": context}
     begun = time.time()
+
+    def note(status: int, error: str = "") -> None:
+        elapsed = max(0, int((time.time() - begun) * 1000))
+        note_call(task.request, Call(int(begun * 1000), elapsed, status, error))
+
     try:
-        status = _post(sink, body, key)
+        note(_post(sink, body, key))
     except DeliveryError as error:
-        _note(task, begun, error.status, str(error))
+        note(error.status, str(error))
         raise
-    _note(task, begun, status)
 
 
 def _post(sink: Sink, body: Mapping[str, Any], key: str) -> int:
     try:
         return client_of(sink.name).post(body, sink.idempotency_key(key))
-    except SoftTimeLimitExceeded:
+    except AttemptTimeoutError:
         raise TransientDeliveryError("the answer came too slowly") from None
 
 
-def _note(task: Task[Any, Any], begun: float, status: int, error: str = "") -> None:
-    """Note a call in the headers of the task, where its next try and its report find it."""
-    call = Call(int(begun * 1000), max(0, int((time.time() - begun) * 1000)), status, error)
-    calls = newest([*calls_of(task.request), call])
-    task.request.headers = {**(task.request.headers or {}), CALLS: calls}
-
-
 def _reopen(task: Task[Any, Any], key: str, sink: Sink, actor: str) -> dict[str, Any] | None:
-    """Take a settled claim up again for one sink; None if the sink has the event already.
+    """Reopen a settled claim for one sink; None if the sink has the event already.
 
     The running task becomes a chord of one, so that it settles like any other delivery.
 
     Raises:
         ClaimNotFoundError: no such claim, or the event never goes to this sink.
-        UnderWayError: somebody is working on it.
+        ClaimInProgressError: another task holds the claim.
     """
     claim = claims().get(key)
     if claim is None or sink.name not in claim.deliveries:
@@ -157,8 +159,8 @@ def _reopen(task: Task[Any, Any], key: str, sink: Sink, actor: str) -> dict[str,
     if sink.name not in claim.undelivered:
         return None
     claim = claims().reopen(claim, [sink.name], actor=actor, holder=str(task.request.id))
-    task.request.chord = settle_signature(claim, size=1)  # type: ignore[assignment]
-    task.request.group = f"{key}.{sink.name}.{claim.generation}"
+    group = task_id(key, sink.name, claim.generation)
+    join_chord(task.request, settle_signature(claim, size=1), group)
     return delivery_payload(claim)
 
 
@@ -167,41 +169,7 @@ def _host_of_sender(task: Task[Any, Any]) -> str:
     return str(task.request.origin or "").partition("@")[2] or "an unknown host"
 
 
-def _report(
-    task: Task[Any, Any], sink: Sink, attempts: int, note: str | None = None
-) -> dict[str, Any]:
-    return Report(
-        sink=sink.name,
-        outcome=Outcome.DELIVERED,
-        attempts=attempts,
-        at=to_rfc3339(now()),
-        note=note,
-        calls=calls_of(task.request),
-    ).to_json()
-
-
-@cache
-def breaker_of(sink: str) -> Breaker:
-    """The circuit breaker of a sink; when it closes, what was parked is drained."""
-    return Breaker(
-        redis(),
-        sink,
-        settings().sinks[sink].policy,
-        probe_seconds=_time_limit(settings().sinks[sink]),
-        on_closed=lambda: _begin_drain(sink),
-    )
-
-
-def _begin_drain(sink: str) -> None:
-    """Begin at once what beat begins in any case. A delivery has just succeeded, and does so."""
-    with suppress(OperationalError):
-        app.send_task("drain", (sink,), retry=False)
-
-
-def _time_limit(to: SinkSettings) -> int:
-    """Seconds after which a process that delivers is killed: nothing else has ended it."""
-    return to.attempt + int(limits.patience(to)) + 15
-
-
-#: One task a sink, by the sink's name.
-TASKS: Mapping[str, Callable[..., Any]] = {name: _make_task(sink) for name, sink in SINKS.items()}
+#: One task per sink, by the sink's name.
+TASKS: Mapping[str, Callable[..., Any]] = {
+    name: _make_task(settings().sinks[name]) for name in SINKS
+}

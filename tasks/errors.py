@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: Raised at any point of a delivery task whose soft time limit has passed.
+from celery.exceptions import SoftTimeLimitExceeded as AttemptTimeoutError
+
+__all__ = ["AttemptTimeoutError"]
+
 
 class ProcessorError(Exception):
     """Root of all errors below."""
@@ -34,7 +39,7 @@ class FieldError:
 
 
 class InvalidEventError(ProcessorError):
-    """Raised when an envelope or its detail is not what INTERFACE says; names each field."""
+    """Raised when an envelope or its detail is not as docs/interface.md says; names each field."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__(errors)
@@ -56,12 +61,12 @@ class ClaimNotFoundError(ProcessorError):
     """Raised when an event has no claim: it never came, or its retention has passed."""
 
 
-class UnderWayError(ProcessorError):
-    """Raised when a delivery is asked for whose claim somebody else is working on."""
+class ClaimInProgressError(ProcessorError):
+    """Raised when a delivery is asked for while another task holds the claim."""
 
 
 class IngestError(ProcessorError):
-    """Raised when ingest takes nothing now, or nothing from us."""
+    """Raised when ingest is unavailable or rejects our credentials."""
 
 
 class DeliveryError(ProcessorError):
@@ -83,18 +88,29 @@ class ParkedError(DeliveryError):
 class TransientDeliveryError(DeliveryError):
     """Raised when a sink could not take an event now; its class is what decides on a retry.
 
-    ``retry_after`` is how many seconds the sink asked us to wait, where it did. ``sick`` tells a
-    sink that seems to be in trouble (no connection, no answer in time, 5xx) from one that only
-    asks for patience (408, 425, 429).
+    ``retry_after`` is how many seconds the sink asked us to wait, where it did.
+    ``counts_as_failure``: to the circuit breaker, it means that the sink is unhealthy (no
+    connection, no answer in time, 5xx), and not only busy (408, 425, 429).
     """
 
     def __init__(
-        self, message: str, retry_after: float | None = None, *, sick: bool = True
+        self, message: str, retry_after: float | None = None, *, counts_as_failure: bool = True
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        self.sick = sick
+        self.counts_as_failure = counts_as_failure
 
 
 class ContextMissingError(TransientDeliveryError):
     """Raised in place of a call where an event waits for its context; it is delivered later."""
+
+
+class RateLimitExceededError(ProcessorError):
+    """Raised where a sink's limits let no call through in time; ``wait`` is in seconds.
+
+    Nothing is wrong with the delivery: it is to be put back for that long.
+    """
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(wait)
+        self.wait = wait

@@ -26,7 +26,7 @@ class Policy:
     for ``breaker_seconds`` until a probe.
     """
 
-    tries: int = 5
+    max_attempts: int = 5
     backoff_base: int = 1
     backoff_cap: int = 30
     retry_after_cap: int = 60
@@ -38,12 +38,12 @@ class Policy:
     breaker_seconds: int = 30
 
     @property
-    def attempt(self) -> int:
+    def attempt_timeout(self) -> int:
         """The longest that one call may take."""
         return self.connect_timeout + self.read_timeout
 
     @property
-    def longest_wait(self) -> int:
+    def max_wait(self) -> int:
         """The longest wait between two tries."""
         return max(self.backoff_cap, self.retry_after_cap)
 
@@ -53,14 +53,14 @@ class Sink:
     """A downstream service: what it wants and how it is called.
 
     Its endpoint is the setting ``<NAME>_ENDPOINT``; its task and queue are ``deliver.<name>``.
-    ``wants``, ``policy`` and ``headers`` (sent beside ours) can be set otherwise, as
-    ``tasks/sink_variables.py`` says. With ``context``, its body gets the interaction's context
-    under that name, where CXone is set up (``tasks/cxone.py``).
+    ``event_types``, ``policy`` and ``headers`` (sent beside ours) can be set otherwise, as
+    ``tasks/settings/sink_table.py`` says. With ``context``, its body gets the interaction's context
+    under that name, where CXone is set up (``tasks/delivery/context.py``).
     """
 
     name: str
     body: Body
-    wants: frozenset[EventType] = ALL_TYPES
+    event_types: frozenset[EventType] = ALL_TYPES
     policy: Policy = Policy()
     headers: Mapping[str, str] = field(default_factory=dict)
     context: bool = False

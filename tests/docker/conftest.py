@@ -17,7 +17,7 @@ from tests.integration.conftest import (  # noqa: F401 - fixtures, made here fro
     celery_setup_cls,
     celery_worker_cluster,
 )
-from tests.integration.envelopes import SINKS
+from tests.support.envelopes import SINKS
 
 from .project import Project, compose
 from .system import ContainerSystem, PublishedSinks

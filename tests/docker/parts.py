@@ -6,7 +6,7 @@ from typing import Any
 import redis
 from docker.models.containers import Container
 
-from tests.integration.waiting import eventually
+from tests.support.waiting import eventually
 
 #: Seconds that starting something may take which normally takes a few.
 PATIENCE = 120.0

@@ -13,8 +13,8 @@ from docker.errors import ImageNotFound
 from docker.models.containers import Container
 from docker.models.networks import Network
 
-from tests.integration.nodes import HOST, ROOT, free_port
-from tests.integration.waiting import eventually
+from tests.support.nodes import HOST, ROOT, free_port
+from tests.support.waiting import eventually
 
 from .parts import PATIENCE
 

@@ -7,9 +7,9 @@ import requests
 
 from embedded.sinks import Received
 from tasks.claims import Claim, Claims
-from tests.integration.envelopes import Envelope
-from tests.integration.system import Answer, IngestContainer, System, TaskEvents, aws
-from tests.integration.waiting import eventually
+from tests.support.envelopes import Envelope
+from tests.support.system import Answer, IngestContainer, System, TaskEvents, aws
+from tests.support.waiting import eventually
 
 from .parts import PATIENCE, RedisPart, WorkerPart
 from .project import Project

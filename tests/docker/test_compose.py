@@ -5,7 +5,7 @@ import json
 import pytest
 import requests
 
-from tests.integration.envelopes import envelope
+from tests.support.envelopes import envelope
 
 from .conftest import SETTINGS
 from .project import ONE_SHOTS, Project

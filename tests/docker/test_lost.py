@@ -8,9 +8,9 @@ import pytest
 from pytest_celery import CeleryTestSetup
 
 from tests.integration import test_lost_workers as with_processes
-from tests.integration.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.integration.test_lost_workers import assert_finished, hang_in_crm
-from tests.integration.waiting import eventually
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.waiting import eventually
 
 from .parts import PATIENCE, WorkerPart
 from .system import ContainerSystem, PublishedSinks

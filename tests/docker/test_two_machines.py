@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.envelopes import Envelope, envelope
 from tests.integration.test_lost_workers import assert_finished
+from tests.support.envelopes import Envelope, envelope
 
 from .machine import Machine
 from .parts import WorkerPart

@@ -20,10 +20,9 @@ from pytest_celery import (
 )
 
 from embedded.sinks import SampleSinks
-
-from .desk import OPERATOR, READER, FlowerContainer, Visitor
-from .envelopes import SINKS
-from .nodes import (
+from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor
+from tests.support.envelopes import SINKS
+from tests.support.nodes import (
     Backend,
     Broker,
     EmulatorContainer,
@@ -32,8 +31,8 @@ from .nodes import (
     redis_server,
     running,
 )
-from .system import IngestContainer, System, TaskEvents
-from .waiting import eventually
+from tests.support.system import IngestContainer, System, TaskEvents
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,14 @@ import pytest
 from celery import Celery
 
 from embedded.sinks import SampleSinks
-from tasks.claims import Claims, bucket_of
-from tasks.process import read_event
-from tasks.registry import SHIPPED, MetadataRules
-
-from .envelopes import SINKS, envelope
-from .system import System
-from .waiting import eventually
+from tasks.claims import Claims
+from tasks.claims.codec import due_bucket
+from tasks.claims.intake import read_event
+from tasks.events import MetadataRules
+from tasks.events.metadata import SHIPPED
+from tests.support.envelopes import SINKS, envelope
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 OVERDUE = 1_000
 
@@ -58,7 +59,7 @@ def backlog(sweeping_system: System) -> set[str]:
     system.claims.claim(claim)
     item = {**system.item(claim.id), "dispatched_at": {"N": "1"}, "due_at": {"N": "601"}}
     keys = [str(uuid4()) for _ in range(OVERDUE)]
-    copies = [{**item, "id": {"S": key}, "due_bucket": {"S": bucket_of(key)}} for key in keys]
+    copies = [{**item, "id": {"S": key}, "due_bucket": {"S": due_bucket(key)}} for key in keys]
     puts = [{"PutRequest": {"Item": copy}} for copy in copies]
     with closing(system.client("dynamodb")) as dynamodb:
         for start in range(0, OVERDUE, 25):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from embedded.sinks import SampleSinks
-from tests.unit.certificates import Authority
-from tests.unit.loopback import (
+from tests.support.certificates import Authority
+from tests.support.envelopes import envelope
+from tests.support.loopback import (
     LoopbackSink,
     Script,
     answers,
@@ -16,11 +17,9 @@ from tests.unit.loopback import (
     sends_and_waits,
     sink_that,
 )
-
-from .envelopes import envelope
-from .nodes import running
-from .system import System
-from .waiting import eventually
+from tests.support.nodes import running
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 #: Two short tries, and a breaker that stays out of it.
 HASTY = {

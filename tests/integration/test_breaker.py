@@ -16,17 +16,16 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks.breaker import Breaker, Look, State
+from tasks.delivery.circuit_breaker import Breaker, BreakerStatus, State
 from tasks.errors import DeliveryError, ParkedError, TransientDeliveryError
 from tasks.sinks import Policy
-
-from .nodes import RedisContainer, free_port
-from .waiting import PATIENCE, eventually
+from tests.support.nodes import RedisContainer, free_port
+from tests.support.waiting import PATIENCE, eventually
 
 FAILURES = 3
 
 SICK = TransientDeliveryError("503 Service Unavailable")
-BUSY = TransientDeliveryError("429 Too Many Requests", sick=False)
+BUSY = TransientDeliveryError("429 Too Many Requests", counts_as_failure=False)
 REFUSED = DeliveryError("422 Unprocessable Entity")
 
 #: Seconds in which nothing happens by itself during a test.
@@ -54,7 +53,7 @@ def breaker(redis: RedisContainer) -> Breaker:
 def call(breaker: Breaker, task_id: str = "a task", error: DeliveryError | None = None) -> bool:
     """Deliver something that comes to this; tell whether the sink was called."""
     called = False
-    with suppress(DeliveryError), breaker.watch(task_id):
+    with suppress(DeliveryError), breaker.guard(task_id):
         called = True
         if error:
             raise error
@@ -77,7 +76,7 @@ def half_open(redis: RedisContainer, breaker: Breaker) -> None:
     """Bring it to where it waits for a probe."""
     fail(breaker)
     its_time_is_over(redis)
-    assert breaker.look().state is State.HALF_OPEN
+    assert breaker.status().state is State.HALF_OPEN
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def under_way(breaker: Breaker, task_id: str, error: DeliveryError | None = None
     begun, over = Event(), Event()
 
     def deliver() -> None:
-        with suppress(DeliveryError), breaker.watch(task_id):
+        with suppress(DeliveryError), breaker.guard(task_id):
             begun.set()
             over.wait(PATIENCE)
             if error:
@@ -106,15 +105,17 @@ def under_way(breaker: Breaker, task_id: str, error: DeliveryError | None = None
 
 
 def test_at_first_it_is_closed(breaker: Breaker) -> None:
-    assert breaker.look() == Look(State.CLOSED, failures=0, opened=0, probe_in=0, closed_for=None)
+    assert breaker.status() == BreakerStatus(
+        State.CLOSED, failures=0, opened=0, probe_in=0, closed_for=None
+    )
 
 
 def test_so_many_failures_in_a_row_open_it(breaker: Breaker) -> None:
     fail(breaker, FAILURES - 1)
-    look = breaker.look()
+    look = breaker.status()
     assert (look.state, look.failures, look.opened) == (State.CLOSED, FAILURES - 1, 0)
     fail(breaker, 1)
-    look = breaker.look()
+    look = breaker.status()
     assert (look.state, look.failures, look.opened) == (State.OPEN, 0, 1)
     assert LONG - PATIENCE < look.probe_in <= LONG
 
@@ -123,23 +124,23 @@ def test_so_many_failures_in_a_row_open_it(breaker: Breaker) -> None:
 def test_an_answer_ends_the_row(breaker: Breaker, error: DeliveryError | None) -> None:
     fail(breaker, FAILURES - 1)
     assert call(breaker, "a task", error)
-    assert breaker.look().failures == 0
+    assert breaker.status().failures == 0
     fail(breaker, FAILURES - 1)
-    assert breaker.look().state is State.CLOSED
+    assert breaker.status().state is State.CLOSED
 
 
 def test_open_it_parks_without_a_call(breaker: Breaker) -> None:
     fail(breaker)
-    with pytest.raises(ParkedError, match="the breaker of crm is open"), breaker.watch("a task"):
+    with pytest.raises(ParkedError, match="the breaker of crm is open"), breaker.guard("a task"):
         pytest.fail("the sink was called")
-    assert breaker.look().opened == 1
+    assert breaker.status().opened == 1
 
 
 def test_its_time_over_it_waits_for_a_probe(redis: RedisContainer) -> None:
     breaker = breaker_in(redis.client, seconds=1)
     fail(breaker)
-    eventually(lambda: breaker.look().state is State.HALF_OPEN)
-    assert breaker.look().probe_in == 0
+    eventually(lambda: breaker.status().state is State.HALF_OPEN)
+    assert breaker.status().probe_in == 0
 
 
 def test_a_probe_that_succeeds_closes_it(redis: RedisContainer) -> None:
@@ -147,7 +148,7 @@ def test_a_probe_that_succeeds_closes_it(redis: RedisContainer) -> None:
     breaker = breaker_in(redis.client, on_closed=lambda: told.append("closed"))
     half_open(redis, breaker)
     assert call(breaker, "probe")
-    look = breaker.look()
+    look = breaker.status()
     assert (look.state, look.failures, look.opened) == (State.CLOSED, 0, 1)
     assert look.closed_for is not None
     assert 0 <= look.closed_for < PATIENCE
@@ -161,7 +162,7 @@ def test_a_probe_that_is_answered_at_all_closes_it(
 ) -> None:
     half_open(redis, breaker)
     assert call(breaker, "probe", error)
-    assert breaker.look().state is State.CLOSED
+    assert breaker.status().state is State.CLOSED
 
 
 def test_a_probe_that_fails_leaves_it_open_for_as_long_again(
@@ -169,29 +170,29 @@ def test_a_probe_that_fails_leaves_it_open_for_as_long_again(
 ) -> None:
     half_open(redis, breaker)
     assert call(breaker, "probe", SICK)
-    look = breaker.look()
+    look = breaker.status()
     assert (look.state, look.opened) == (State.OPEN, 1)
     assert look.probe_in > LONG - PATIENCE
     assert not call(breaker, "another")
     its_time_is_over(redis)
     assert call(breaker, "another")
-    assert breaker.look().state is State.CLOSED
+    assert breaker.status().state is State.CLOSED
 
 
 def test_closed_again_it_opens_as_at_first(redis: RedisContainer, breaker: Breaker) -> None:
     half_open(redis, breaker)
     call(breaker, "probe")
     fail(breaker, FAILURES - 1)
-    assert breaker.look().state is State.CLOSED
+    assert breaker.status().state is State.CLOSED
     fail(breaker, 1)
-    assert (breaker.look().state, breaker.look().opened) == (State.OPEN, 2)
+    assert (breaker.status().state, breaker.status().opened) == (State.OPEN, 2)
 
 
 def test_an_error_of_our_own_says_nothing_of_the_sink(breaker: Breaker) -> None:
     fail(breaker, FAILURES - 1)
-    with pytest.raises(KeyError), breaker.watch("a task"):
+    with pytest.raises(KeyError), breaker.guard("a task"):
         raise KeyError("a mistake in the sink's body")
-    assert breaker.look().failures == FAILURES - 1
+    assert breaker.status().failures == FAILURES - 1
 
 
 # ── One probe ─────────────────────────────────────────────────────────────────────────────────
@@ -203,8 +204,8 @@ def test_while_a_probe_is_under_way_others_are_parked(
     half_open(redis, breaker)
     with under_way(breaker, "probe"):
         assert not call(breaker, "another")
-        assert breaker.look().state is State.HALF_OPEN
-    assert breaker.look().state is State.CLOSED
+        assert breaker.status().state is State.HALF_OPEN
+    assert breaker.status().state is State.CLOSED
 
 
 def test_of_many_threads_one_is_the_probe(redis: RedisContainer) -> None:
@@ -216,7 +217,7 @@ def test_of_many_threads_one_is_the_probe(redis: RedisContainer) -> None:
         called = False
         breaker = breaker_in(redis.client)
         barrier.wait()
-        with suppress(ParkedError), breaker.watch(f"task-{number}"):
+        with suppress(ParkedError), breaker.guard(f"task-{number}"):
             called = True
             told.wait(PATIENCE)  # nobody is late for the probe
             return called
@@ -233,7 +234,7 @@ def _look_for_a_probe(url: str, process: int) -> int:
         admitted = 0
         for number in range(50):
             with suppress(ParkedError):
-                breaker.watch(f"task-{process}-{number}").__enter__()
+                breaker.guard(f"task-{process}-{number}").__enter__()
                 admitted += 1
         return admitted
 
@@ -248,7 +249,7 @@ def test_of_many_processes_one_has_the_probe(redis: RedisContainer) -> None:
 
 def _die_as_the_probe(url: str, probe_seconds: int) -> None:
     breaker = breaker_in(Redis.from_url(url, decode_responses=True), probe_seconds=probe_seconds)
-    with breaker.watch("probe"):
+    with breaker.guard("probe"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -269,7 +270,7 @@ def test_a_probe_whose_process_dies_gives_way_in_time(
         assert not call(breaker, "another")
         redis.client.hset("breaker.crm", "probe_until", "1")
     eventually(lambda: call(breaker, "another"), what="another may probe")
-    assert breaker.look().state is State.CLOSED
+    assert breaker.status().state is State.CLOSED
 
 
 def test_the_probe_that_is_handed_out_again_is_let_through(
@@ -278,7 +279,7 @@ def test_the_probe_that_is_handed_out_again_is_let_through(
     half_open(redis, breaker)
     with under_way(breaker, "probe"):
         assert call(breaker, "probe")  # its worker died, and Redis gave it to another
-    assert breaker.look().state is State.CLOSED
+    assert breaker.status().state is State.CLOSED
 
 
 def test_a_probe_that_was_given_up_changes_nothing_any_more(
@@ -288,7 +289,7 @@ def test_a_probe_that_was_given_up_changes_nothing_any_more(
     with under_way(breaker, "slow probe"):
         redis.client.hset("breaker.crm", "probe_until", "1")
         call(breaker, "second probe", SICK)
-    assert breaker.look().state is State.OPEN
+    assert breaker.status().state is State.OPEN
 
 
 # ── Late news ─────────────────────────────────────────────────────────────────────────────────
@@ -302,7 +303,7 @@ def test_what_was_admitted_before_it_opened_changes_nothing_while_it_is_open(
     with under_way(breaker, "late", error):
         fail(breaker, FAILURES - 1)
         before = redis.client.hgetall("breaker.crm")
-    assert breaker.look().state is State.OPEN
+    assert breaker.status().state is State.OPEN
     assert redis.client.hgetall("breaker.crm") == before
 
 
@@ -316,7 +317,7 @@ def test_nor_once_it_has_closed_again(
         its_time_is_over(redis)
         call(breaker, "probe")
         fail(breaker, FAILURES - 1)
-    assert (breaker.look().state, breaker.look().failures) == (State.CLOSED, FAILURES - 1)
+    assert (breaker.status().state, breaker.status().failures) == (State.CLOSED, FAILURES - 1)
 
 
 # ── Redis away ────────────────────────────────────────────────────────────────────────────────
@@ -365,7 +366,7 @@ def test_a_redis_that_forgot_everything_has_it_closed(
     fail(breaker)
     redis.client.flushall()
     assert call(breaker)
-    assert breaker.look().closed_for is None
+    assert breaker.status().closed_for is None
 
 
 # ── The log ───────────────────────────────────────────────────────────────────────────────────
@@ -374,7 +375,7 @@ def test_a_redis_that_forgot_everything_has_it_closed(
 def test_each_change_is_logged_once(
     redis: RedisContainer, breaker: Breaker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "tasks.breaker"):
+    with caplog.at_level(logging.INFO, "tasks.delivery.circuit_breaker"):
         half_open(redis, breaker)
         call(breaker, "probe", SICK)
         call(breaker, "another")

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from .envelopes import envelope
-from .nodes import HOST, RedisContainer, running
-from .system import Answer, IngestContainer
-from .waiting import eventually
+from tests.support.envelopes import envelope
+from tests.support.nodes import HOST, RedisContainer, running
+from tests.support.system import Answer, IngestContainer
+from tests.support.waiting import eventually
 
 #: EventBridge waits five seconds; INTERFACE promises an answer within two.
 SOON = 2.0

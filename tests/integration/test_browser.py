@@ -15,12 +15,11 @@ from selenium.webdriver.common.keys import Keys
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-
-from .desk import OPERATOR, READER, FlowerContainer
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .nodes import HOST
-from .system import System
-from .waiting import PATIENCE, eventually
+from tests.support.desk import OPERATOR, READER, FlowerContainer
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.nodes import HOST
+from tests.support.system import System
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture(scope="module")

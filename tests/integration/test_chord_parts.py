@@ -12,11 +12,10 @@ from celery.app.task import Context
 from celery.canvas import Signature
 from celery.exceptions import TaskRevokedError
 
-from tasks.chord import SettlingBackend
+from tasks.claims import Outcome, Report
 from tasks.errors import DeliveryError, ParkedError
-from tasks.outcomes import Outcome, Report
-
-from .nodes import RedisContainer
+from tasks.worker.chord_backend import SettlingBackend
+from tests.support.nodes import RedisContainer
 
 AT = "2026-11-20T09:30:02.000Z"
 

@@ -29,17 +29,26 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import tasks.claims
-import tasks.settings
-import tasks.settle
-from tasks.claims import Claim, Claims, Due, Won
+import tasks.clock
+from tasks.claims import (
+    Acquired,
+    Claim,
+    Claims,
+    Delivery,
+    Due,
+    Outcome,
+    Report,
+    Status,
+    queries,
+    settlement,
+    store,
+)
+from tasks.claims.settlement import settle_claim
 from tasks.clock import to_rfc3339
-from tasks.errors import UnderWayError
-from tasks.outcomes import Delivery, Outcome, Report, Status
-from tasks.settle import settle_claim
-
-from .envelopes import SINKS, assert_chain_holds
-from .system import aws, create_table
+from tasks.errors import ClaimInProgressError
+from tasks.settings import settings as product_settings
+from tests.support.envelopes import SINKS, assert_chain_holds
+from tests.support.system import aws, create_table
 
 TABLE = "claims-model"
 
@@ -107,7 +116,7 @@ class OneClaim(RuleBasedStateMachine):
             deliveries={sink: Delivery() for sink in SINKS},
         )
         self.before = self.new
-        self.too_old = clock() + timedelta(seconds=tasks.settings.settings().redrive_max_age)
+        self.too_old = clock() + timedelta(seconds=product_settings().redrive_max_age)
 
     def teardown(self) -> None:
         """From wherever it came to: sweeps alone finish it. Then leave nothing behind."""
@@ -165,7 +174,7 @@ class OneClaim(RuleBasedStateMachine):
 
     def claim_as(self, holder: str | None) -> Claim | None:
         answer = self.claims.claim(replace(self.new, holder=holder))
-        return answer.claim if isinstance(answer, Won) else None
+        return answer.claim if isinstance(answer, Acquired) else None
 
     def take_over_at_once(self, seen: Due, number: int) -> list[Claim]:
         settled = seen.status is not Status.PROCESSING
@@ -213,18 +222,18 @@ class OneClaim(RuleBasedStateMachine):
     @rule(target=dispatches, seen=sightings, number=rivals, prolongs=st.booleans())
     def sweeps_act(self, seen: Due, number: int, prolongs: bool) -> Any:
         if prolongs:
-            self.prolong(seen)
+            self.extend_lease(seen)
         return multiple(*self.take_over_at_once(seen, number))
 
-    def prolong(self, seen: Due) -> None:
+    def extend_lease(self, seen: Due) -> None:
         """Prolong it once, if at all: it is overdue no more then."""
         overdue = self.was_overdue() and self.before.version == seen.version
         until = int(self.clock().timestamp()) + LEASE
-        self.claims.prolong(seen.key, seen.version, until)
+        self.claims.extend_lease(seen.key, seen.version, until)
         claim = self.claim()
         assert (claim != self.before) == overdue
         self.clock.move(1)
-        self.claims.prolong(seen.key, seen.version, until)
+        self.claims.extend_lease(seen.key, seen.version, until)
         assert self.claim() == claim
         self.before = claim
 
@@ -238,7 +247,7 @@ class OneClaim(RuleBasedStateMachine):
         def reopen(name: str) -> Claim | None:
             try:
                 return self.claims.reopen(look, [sink], actor="operator", holder=name)
-            except UnderWayError:
+            except ClaimInProgressError:
                 return None
 
         return multiple(*self.at_once(number, reopen))
@@ -259,7 +268,7 @@ class OneClaim(RuleBasedStateMachine):
                 )
                 for sink, (outcome, transient, attempts) in ended.items()
             ]
-            settle_claim(self.claims, dispatch.id, dispatch.head, reports, dispatch.generation)
+            settle_claim(self.claims, dispatch.id, dispatch.snapshot, reports, dispatch.generation)
 
         list(self.pool.map(report, told))
         for dispatch, ended in told:
@@ -314,7 +323,7 @@ def test_whatever_workers_do_in_whatever_order(
 ) -> None:
     create_table(aws_url, TABLE)
     clock = Clock()
-    for module in (tasks.claims, tasks.settle):
+    for module in (tasks.clock, queries, settlement, store):
         monkeypatch.setattr(module, "now", clock)
     client = aws("dynamodb", aws_url, Config(max_pool_connections=3))
     with closing(client), ThreadPoolExecutor(3) as pool:

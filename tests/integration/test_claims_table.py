@@ -12,14 +12,24 @@ from uuid import uuid4
 import pytest
 from botocore.config import Config
 
-from tasks.claims import Claim, Claims, Conflict, Duplicate, Place, Won
+from tasks.claims import (
+    Acquired,
+    Claim,
+    Claims,
+    Conflict,
+    Cursor,
+    Delivery,
+    Duplicate,
+    Outcome,
+    Report,
+    Status,
+)
+from tasks.claims.dynamodb import Table
+from tasks.claims.settlement import settle_claim
 from tasks.clock import now, to_rfc3339
-from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError
-from tasks.outcomes import Delivery, Outcome, Report, Status
-from tasks.settle import settle_claim
-
-from .envelopes import SINKS, assert_chain_holds
-from .system import aws, create_table
+from tasks.errors import ClaimInProgressError, ClaimNotFoundError, StoreError
+from tests.support.envelopes import SINKS, assert_chain_holds
+from tests.support.system import aws, create_table
 
 THREADS = 24
 
@@ -105,7 +115,7 @@ def outcomes(claim: Claim | None) -> dict[str, str]:
 def test_of_many_that_claim_at_once_one_wins(claims: Claims, _round: int) -> None:
     new = new_claim()
     answers = at_once(lambda n: claims.claim(replace(new, holder=f"worker-{n}")))
-    [winner] = [answer.claim for answer in answers if isinstance(answer, Won)]
+    [winner] = [answer.claim for answer in answers if isinstance(answer, Acquired)]
     assert sum(isinstance(answer, Duplicate) for answer in answers) == THREADS - 1
     kept = claims.get(new.id)
     assert kept is not None
@@ -128,7 +138,7 @@ def test_of_many_that_take_over_at_once_one_wins(
 def test_of_many_that_reopen_at_once_one_wins(claims: Claims) -> None:
     new = new_claim()
     claims.claim(new)
-    settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
+    settle_claim(claims, new.id, new.snapshot, reports(crm="failed"), 1)
 
     settled = claims.get(new.id)
     assert settled is not None
@@ -136,7 +146,7 @@ def test_of_many_that_reopen_at_once_one_wins(claims: Claims) -> None:
     def reopen(number: int) -> Claim | None:
         try:
             return claims.reopen(settled, ["crm"], actor="zoe@desk", holder=f"by-hand-{number}")
-        except UnderWayError:
+        except ClaimInProgressError:
             return None
 
     [winner] = [claim for claim in at_once(reopen) if claim]
@@ -148,7 +158,7 @@ def test_what_many_settle_at_once_loses_no_outcome(claims: Claims) -> None:
     claims.claim(new)
     told = reports(crm="failed")
     statuses = at_once(
-        lambda n: settle_claim(claims, new.id, new.head, [told[n % len(SINKS)]], 1), threads=9
+        lambda n: settle_claim(claims, new.id, new.snapshot, [told[n % len(SINKS)]], 1), threads=9
     )
     kept = claims.get(new.id)
     assert kept is not None
@@ -164,11 +174,11 @@ def test_a_zombie_that_settles_after_a_take_over_is_merged(claims: Claims, overd
     overdue.claim(new)
     successor = claims.take_over(new.id, 1, "sweep")
     assert successor is not None
-    settle_claim(claims, new.id, successor.head, reports(crm="failed"), successor.generation)
+    settle_claim(claims, new.id, successor.snapshot, reports(crm="failed"), successor.generation)
 
     # The zombie wakes, with the head that it knew, and what it did in its generation.
     zombie = reports(analytics="failed", compliance="failed")
-    status = settle_claim(claims, new.id, new.head, zombie, 1)
+    status = settle_claim(claims, new.id, new.snapshot, zombie, 1)
 
     kept = claims.get(new.id)
     assert kept is not None
@@ -186,10 +196,10 @@ def test_a_zombie_that_failed_takes_nothing_from_what_is_delivered(
     overdue.claim(new)
     successor = claims.take_over(new.id, 1, "sweep")
     assert successor is not None
-    settle_claim(claims, new.id, successor.head, reports(), successor.generation)
+    settle_claim(claims, new.id, successor.snapshot, reports(), successor.generation)
 
     zombie = reports(**dict.fromkeys(SINKS, "failed"))
-    assert settle_claim(claims, new.id, new.head, zombie, 1) is Status.COMPLETED
+    assert settle_claim(claims, new.id, new.snapshot, zombie, 1) is Status.COMPLETED
 
     kept = claims.get(new.id)
     assert outcomes(kept) == dict.fromkeys(SINKS, "delivered")
@@ -206,8 +216,8 @@ def test_a_zombie_that_settles_first_leaves_the_successor_its_work(
     successor = claims.take_over(new.id, 1, "sweep")
     assert successor is not None
 
-    settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
-    settle_claim(claims, new.id, successor.head, reports(), successor.generation)
+    settle_claim(claims, new.id, new.snapshot, reports(crm="failed"), 1)
+    settle_claim(claims, new.id, successor.snapshot, reports(), successor.generation)
 
     kept = claims.get(new.id)
     assert kept is not None
@@ -219,16 +229,16 @@ def test_settling_twice_is_settling_once(claims: Claims) -> None:
     new = new_claim()
     claims.claim(new)
     told = reports(crm="failed")
-    settle_claim(claims, new.id, new.head, told, 1)
+    settle_claim(claims, new.id, new.snapshot, told, 1)
     once = claims.get(new.id)
-    settle_claim(claims, new.id, new.head, told, 1)
+    settle_claim(claims, new.id, new.snapshot, told, 1)
     settle_claim(claims, new.id, None, told, 1)
     assert claims.get(new.id) == once
 
 
 def test_a_claim_with_another_payload_is_a_conflict(claims: Claims) -> None:
     new = new_claim()
-    assert isinstance(claims.claim(new), Won)
+    assert isinstance(claims.claim(new), Acquired)
     answer = claims.claim(replace(new, holder="b", payload_sha256="another"))
     assert isinstance(answer, Conflict)
     assert claims.get(new.id) == answer.claim
@@ -238,7 +248,7 @@ def test_whoever_finds_its_own_claim_has_won(claims: Claims) -> None:
     new = new_claim("a")
     claims.claim(new)
     answer = claims.claim(new)
-    assert isinstance(answer, Won)
+    assert isinstance(answer, Acquired)
     assert answer.claim.version == 1
 
 
@@ -248,7 +258,7 @@ def test_a_claim_past_its_lease_goes_to_whoever_claims_it_next(
     new = new_claim("a")
     overdue.claim(new)
     answer = claims.claim(replace(new, holder="b"))
-    assert isinstance(answer, Won)
+    assert isinstance(answer, Acquired)
     assert (answer.claim.holder, answer.claim.generation) == ("b", 2)
     assert isinstance(claims.claim(replace(new, holder="c")), Duplicate)
 
@@ -258,7 +268,7 @@ def test_a_claim_past_its_retention_counts_as_absent(client: Any, table: str) ->
     new = new_claim("a")
     expired.claim(new)
     answer = expired.claim(replace(new, holder="b"))
-    assert isinstance(answer, Won)
+    assert isinstance(answer, Acquired)
     assert (answer.claim.holder, answer.claim.version) == ("b", 1)
 
 
@@ -272,7 +282,7 @@ def test_nobody_takes_over_what_is_not_overdue(claims: Claims) -> None:
 def test_nobody_takes_over_what_has_settled(claims: Claims, overdue: Claims) -> None:
     new = new_claim()
     overdue.claim(new)
-    settle_claim(claims, new.id, new.head, reports(crm="failed"), 1)
+    settle_claim(claims, new.id, new.snapshot, reports(crm="failed"), 1)
     assert claims.take_over(new.id, 2, "sweep") is None
 
 
@@ -281,7 +291,7 @@ def test_only_what_has_something_left_to_do_is_due(claims: Claims, overdue: Clai
     claims.claim(waiting)
     overdue.claim(late)
     overdue.claim(settled)
-    settle_claim(claims, settled.id, settled.head, reports(), 1)
+    settle_claim(claims, settled.id, settled.snapshot, reports(), 1)
 
     due_now = {due.key for due in claims.due()}
     due_ever = {due.key for due in claims.due(until=2**40)}
@@ -319,7 +329,7 @@ def park(claims: Claims, sinks: tuple[str, ...]) -> Claim:
         replace(report, transient=report.outcome is Outcome.PARKED)
         for report in reports(**dict.fromkeys(sinks, "parked"))
     ]
-    settle_claim(claims, new.id, new.head, told, 1)
+    settle_claim(claims, new.id, new.snapshot, told, 1)
     return new
 
 
@@ -363,7 +373,7 @@ def test_what_is_due_is_counted(client: Any, aws_url: str) -> None:
 def test_a_claim_comes_back_as_it_was_written(claims: Claims) -> None:
     new = new_claim(notes=("a note",), payload='{"name": "Zoë"}'.encode())
     answer = claims.claim(new)
-    assert isinstance(answer, Won)
+    assert isinstance(answer, Acquired)
     kept = claims.get(new.id)
     assert kept == replace(answer.claim, notes=["a note"])
 
@@ -371,7 +381,7 @@ def test_a_claim_comes_back_as_it_was_written(claims: Claims) -> None:
 def test_what_is_not_there_is_not_settled(claims: Claims) -> None:
     gone = new_claim()
     with pytest.raises(ClaimNotFoundError):
-        settle_claim(claims, gone.id, gone.head, reports(), 1)
+        settle_claim(claims, gone.id, gone.snapshot, reports(), 1)
     with pytest.raises(ClaimNotFoundError):
         settle_claim(claims, gone.id, None, reports(), 1)
     assert claims.get(gone.id) is None
@@ -398,7 +408,7 @@ def test_the_events_of_an_interaction_are_found_oldest_first(claims: Claims) -> 
 def test_claims_are_listed_newest_first_and_from_any_place_on(
     client: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.claims.READ_AT_ONCE", 2)
+    monkeypatch.setattr("tasks.claims.queries.PAGE_SIZE", 2)
     create_table(aws_url, "claims-listed")
     claims = Claims(client, "claims-listed", lease=600, retention_days=30)
     moment = now()
@@ -411,7 +421,7 @@ def test_claims_are_listed_newest_first_and_from_any_place_on(
     assert [summary.received_at for summary in listed] == list(map(to_rfc3339, received))
     assert len({summary.id for summary in listed}) == len(ages)
     for number, summary in enumerate(listed, start=1):
-        rest = claims.newest(after=Place(summary.received_at, summary.id))
+        rest = claims.newest(after=Cursor(summary.received_at, summary.id))
         assert list(rest) == listed[number:]
 
     between = claims.newest(since=received[6], until=received[1])
@@ -426,7 +436,7 @@ def test_a_far_future_is_not_looked_through_day_by_day(
     create_table(aws_url, "claims-future")
     claims = Claims(client, "claims-future", lease=600, retention_days=3)
     asked: list[Any] = []
-    monkeypatch.setattr(Claims, "_query", lambda _, **query: asked.append(query) or iter(()))
+    monkeypatch.setattr(Table, "query", lambda _, **query: asked.append(query) or iter(()))
     end = datetime.max.replace(tzinfo=UTC)
     assert list(claims.newest(until=end)) == list(claims.received(until=end)) == []
     assert len(asked) == 2 * 5  # tomorrow, today and three days ago at most

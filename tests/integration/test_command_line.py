@@ -10,10 +10,9 @@ from celery import Celery
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-
-from .envelopes import SINKS, assert_chain_holds, envelope
-from .system import IngestContainer, System
-from .waiting import eventually
+from tests.support.envelopes import SINKS, assert_chain_holds, envelope
+from tests.support.system import IngestContainer, System
+from tests.support.waiting import eventually
 
 
 def lines_of(text: str) -> list[Any]:

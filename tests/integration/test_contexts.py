@@ -12,10 +12,9 @@ from embedded.cxone import Cxone, contact
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
 from tasks.clock import from_rfc3339
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope, typed_event
-from .system import System, aws
-from .waiting import eventually
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope, typed_event
+from tests.support.system import System, aws
+from tests.support.waiting import eventually
 
 NONE_YET = "CXone has none yet: 404 Not Found"
 

@@ -16,14 +16,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from embedded.cxone import TENANT, Asked, Cxone, contact
-from tasks import cxone as module
 from tasks.clock import now, to_rfc3339
-from tasks.cxone import Contexts
+from tasks.delivery import context as module
+from tasks.delivery.context import Contexts
+from tasks.delivery.http import make_session
 from tasks.errors import ContextMissingError, DeliveryError, TransientDeliveryError
-from tasks.exchange import make_session
 from tasks.settings import load
-
-from .nodes import RedisContainer, free_port
+from tests.support.nodes import RedisContainer, free_port
 
 ID = "interaction-4711"
 
@@ -290,7 +289,7 @@ def test_patience_beyond_its_time_is_not_waited_for(make: Make, cxone: Cxone) ->
     for _ in range(3):
         error = raised_by(make())
         assert str(error) == "CXone: 429 Too Many Requests"
-        assert not error.sick
+        assert not error.counts_as_failure
     assert statuses(cxone, "contacts") == [429]
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from embedded.sinks import SampleSinks
-
-from .envelopes import SINKS, envelope
-from .nodes import HOST, free_port
-from .system import API_KEY, IngestContainer, System
+from tests.support.envelopes import SINKS, envelope
+from tests.support.nodes import HOST, free_port
+from tests.support.system import API_KEY, IngestContainer, System
 
 
 class Queue:

@@ -2,8 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from .envelopes import SINKS, assert_chain_holds, envelope
-from .system import IngestContainer, System, TaskEvents
+from tests.support.envelopes import SINKS, assert_chain_holds, envelope
+from tests.support.system import IngestContainer, System, TaskEvents
 
 
 def test_twenty_at_once_are_one_event(

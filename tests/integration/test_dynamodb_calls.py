@@ -4,9 +4,8 @@ import pytest
 from celery import Celery
 
 from embedded.sinks import SampleSinks
-
-from .envelopes import envelope
-from .system import IngestContainer, System, TaskEvents
+from tests.support.envelopes import envelope
+from tests.support.system import IngestContainer, System, TaskEvents
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,16 @@ import pytest
 from pytest_celery import CeleryTestSetup
 
 from embedded.sinks import SampleSinks
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .system import System, TaskEvents
-from .waiting import eventually
-from .wiretap import Action, Wiretap, answer_with, break_the_answer_off, lose_the_answer
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.system import System, TaskEvents
+from tests.support.waiting import eventually
+from tests.support.wiretap import (
+    Action,
+    Wiretap,
+    answer_with,
+    break_the_answer_off,
+    lose_the_answer,
+)
 
 #: One more than the SDK makes.
 TRIES = 5

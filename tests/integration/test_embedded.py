@@ -23,7 +23,8 @@ from embedded.sessions import session
 from embedded.sinks import SampleSinks
 from embedded.stack import plan
 from tasks.events import EventType
-from tasks.settings import load, variables
+from tasks.settings import load
+from tasks.settings.model import variables
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from embedded.infrastructure import provision
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .nodes import HOST
-from .system import API_KEY, CREDENTIALS, REGION, IngestContainer, System
-from .waiting import eventually
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.nodes import HOST
+from tests.support.system import API_KEY, CREDENTIALS, REGION, IngestContainer, System
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -9,18 +9,17 @@ import pytest
 from celery import Celery, group
 from celery._state import _task_stack
 
-from ingest.queue import EventQueue
-from tasks import deliver, dispatch
+from ingest.publisher import EventQueue
+from tasks import deliver, dispatch, process
 from tasks.celery import EventTask, message_options
 from tasks.claims import Claim
-from tasks.process import read_event
-from tasks.registry import SHIPPED, MetadataRules
-from tasks.schemas import load_envelope
+from tasks.claims.intake import read_event
+from tasks.events import MetadataRules, load_envelope
+from tasks.events.metadata import SHIPPED
 from tasks.settings import ReplayPolicy
-from tasks.transport import Transport
-
-from .envelopes import SINKS, envelope
-from .nodes import RedisContainer
+from tasks.worker.transport import Transport
+from tests.support.envelopes import SINKS, envelope
+from tests.support.nodes import RedisContainer
 
 
 @pytest.fixture
@@ -30,14 +29,15 @@ def app(redis: RedisContainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cele
         broker=redis.url,
         # Named, as kombu keeps to the first ``redis://`` of a process: another test's.
         broker_transport=f"{Transport.__module__}:{Transport.__qualname__}",
-        backend=f"tasks.chord:SettlingBackend+{redis.url}",
+        backend=f"tasks.worker.chord_backend:SettlingBackend+{redis.url}",
         task_cls=EventTask,
         set_as_current=False,
     )
     names = [*(f"deliver.{sink}" for sink in SINKS), "process_event"]
     app.conf.task_routes = {name: {"queue": name} for name in names}
     app.conf.task_ignore_result = True  # as in celeryconfig.py
-    assert deliver.TASKS  # are known to every app
+    assert deliver.TASKS
+    assert process.process_event  # shared tasks: known to every app
     monkeypatch.setattr(dispatch, "app", app)
     yield app
     app.close()

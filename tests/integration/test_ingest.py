@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from .envelopes import Envelope, envelope
-from .nodes import HOST, RedisContainer, running
-from .system import API_KEY, Answer, IngestContainer
-from .waiting import PATIENCE
+from tests.support.envelopes import Envelope, envelope
+from tests.support.nodes import HOST, RedisContainer, running
+from tests.support.system import API_KEY, Answer, IngestContainer
+from tests.support.waiting import PATIENCE
 
 MAX_BYTES = 65_536
 

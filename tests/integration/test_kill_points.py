@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from embedded.sinks import SampleSinks
-from tasks.outcomes import Status
-from tasks.process import read_event
-from tasks.registry import SHIPPED, MetadataRules
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .faults import POINTS
-from .nodes import ProcessContainer
-from .system import System
-from .waiting import eventually
+from tasks.claims import Status
+from tasks.claims.intake import read_event
+from tasks.events import MetadataRules
+from tasks.events.metadata import SHIPPED
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.faults import POINTS
+from tests.support.nodes import ProcessContainer
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 #: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
 QUICK = {
@@ -77,14 +77,14 @@ def start_worker(system: System, point: str, victim: str, **settings: str) -> Pa
     """Start the system's worker with a fault in it; give the file that tells that it struck."""
     flag = system.folder / f"struck-{secrets.token_hex(4)}"
     fault = {"FAULT_POINT": point, "FAULT_VICTIM": victim, "FAULT_FLAG": str(flag)}
-    with_faults = ("-I", "tests.integration.faults")
+    with_faults = ("-I", "tests.support.faults")
     system.worker = system.make_worker("worker", *with_faults, **fault, **settings)
     system.worker.start()
     system.worker.ready()
     return flag
 
 
-def revive(flag: Path, victim: ProcessContainer | None) -> None:
+def replace_invalid(flag: Path, victim: ProcessContainer | None) -> None:
     """Wait until the fault struck, and restart what died, as a supervisor would."""
     eventually(flag.exists, what="the fault strikes")
     if victim:  # Celery itself replaces a process of the pool
@@ -117,7 +117,7 @@ def test_a_pool_process_dies(system: System, point: str) -> None:
     flag = start_worker(system, point, "child")
     event = envelope()
     key = system.accept(event)
-    revive(flag, None)
+    replace_invalid(flag, None)
     assert_finished(system, event, key)
 
 
@@ -128,7 +128,7 @@ def test_a_worker_dies(system: System, point: str) -> None:
     flag = start_worker(system, point, "worker", **patience)
     event = envelope()
     key = system.accept(event)
-    revive(flag, system.worker)
+    replace_invalid(flag, system.worker)
     assert_finished(system, event, key)
 
 
@@ -137,7 +137,7 @@ def test_redis_dies(system: System, point: str) -> None:
     flag = start_worker(system, point, str(system.broker.pid), VISIBILITY_TIMEOUT_SECONDS="2")
     event = envelope()
     key = system.accept(event)
-    revive(flag, system.broker)
+    replace_invalid(flag, system.broker)
     assert_finished(system, event, key)
 
 
@@ -151,7 +151,7 @@ def test_during_a_sweep(system: System, point: str, victim: str) -> None:
     flag = start_worker(system, point, victim)
     system.claims.claim(claim)
     system.change(key, "due_at", {"N": "1"})
-    revive(flag, system.worker if victim == "worker" else None)
+    replace_invalid(flag, system.worker if victim == "worker" else None)
     assert_finished(system, event, key)
 
 
@@ -164,7 +164,7 @@ def test_during_a_redrive(system: System, sinks: SampleSinks, victim: str) -> No
     assert system.settled(key).status == "partial_failure"
     sinks.behave("crm")
     assert system.celery("call", "deliver.crm", "--args", json.dumps([key])).returncode == 0
-    revive(flag, system.worker if victim == "worker" else None)
+    replace_invalid(flag, system.worker if victim == "worker" else None)
     eventually(lambda: system.claim(key).status == "completed", what="the redrive gets through")
     assert_finished(system, event, key, revisions=2)
 
@@ -173,7 +173,7 @@ def test_ingest_dies_before_it_answers(system: System) -> None:
     flag = system.folder / "struck-ingest"
     point = "ingest: published, before 202"
     faulty = system.make_ingest(
-        "tests.integration.faulty_ingest",
+        "tests.support.faulty_ingest",
         FAULT_POINT=point,
         FAULT_VICTIM="child",
         FAULT_FLAG=str(flag),
@@ -205,7 +205,7 @@ def test_beat_dies_and_two_take_its_place(system: System) -> None:
     try:
         system.beat.restart()
         other.start()
-        revive(flag, system.worker)
+        replace_invalid(flag, system.worker)
         assert_finished(system, event, key)
     finally:
         other.teardown()
@@ -225,7 +225,7 @@ def test_without_the_sweep_a_lost_part_strands_its_chord(system: System, point: 
     flag = start_worker(system, point, "worker")
     event = envelope()
     key = system.accept(event)
-    revive(flag, system.worker)
+    replace_invalid(flag, system.worker)
 
     def overdue() -> bool:
         return any(due.key == key for due in system.claims.due())

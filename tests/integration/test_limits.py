@@ -10,15 +10,14 @@ import pytest
 from redis import Redis
 
 from embedded.sinks import SampleSinks
-from tasks import limits
 from tasks.clock import from_rfc3339
-from tasks.sink_settings import SinkSettings
+from tasks.delivery import rate_limit
+from tasks.settings import SinkSettings
 from tasks.sinks import SINKS, Policy
-
-from .envelopes import envelope
-from .nodes import RedisContainer, running
-from .system import System
-from .waiting import PATIENCE, eventually
+from tests.support.envelopes import envelope
+from tests.support.nodes import RedisContainer, running
+from tests.support.system import System
+from tests.support.waiting import PATIENCE, eventually
 
 SPAWNED = multiprocessing.get_context("spawn")
 
@@ -30,13 +29,13 @@ def limited(sink: str = "crm", **policy: Any) -> SinkSettings:
 
 def enter(redis: RedisContainer, sink: SinkSettings, *holders: str) -> list[bool]:
     """Whether each may call now."""
-    return [limits.enter(redis.client, sink, holder) == 0 for holder in holders]
+    return [rate_limit.try_acquire(redis.client, sink, holder) == 0 for holder in holders]
 
 
 def test_without_limits_redis_is_not_asked(redis: RedisContainer) -> None:
     for holder in "abc":
-        assert limits.enter(redis.client, limited(), holder) == 0
-        limits.leave(redis.client, limited(), holder)
+        assert rate_limit.try_acquire(redis.client, limited(), holder) == 0
+        rate_limit.release(redis.client, limited(), holder)
     assert redis.client.keys() == []
 
 
@@ -55,7 +54,7 @@ def call_when_allowed(url: str, rate: float, holders: Sequence[str]) -> list[tup
         for holder in holders:
             while True:
                 before = moment()
-                if not (wait := limits.enter(client, limited(rate=rate), holder)):
+                if not (wait := rate_limit.try_acquire(client, limited(rate=rate), holder)):
                     break
                 time.sleep(wait)
             allowed.append((before, moment()))
@@ -74,7 +73,7 @@ def test_a_rate_holds_over_all_processes_in_any_window(redis: RedisContainer, ra
     took = time.monotonic() - began
     assert len(calls) == 3 * int(rate)
     assert took < PATIENCE
-    burst = max(1, limits.BURST * rate)
+    burst = max(1, rate_limit.BURST * rate)
     windows = [(a, b) for a, _ in calls for _, b in calls if a < b]
     for since, until in windows:
         within = sum(since <= before and after <= until for before, after in calls)
@@ -84,7 +83,7 @@ def test_a_rate_holds_over_all_processes_in_any_window(redis: RedisContainer, ra
 def test_a_bucket_holds_a_burst_and_at_least_one_call(
     redis: RedisContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BURST", 500)
+    monkeypatch.setattr(rate_limit, "BURST", 500)
     assert enter(redis, limited(rate=0.01), *"abcdef") == [True] * 5 + [False]
     assert enter(redis, limited("analytics", rate=0.001), *"ab") == [True, False]
 
@@ -93,16 +92,16 @@ def test_a_wait_is_until_the_next_call_may_be_made(
     redis: RedisContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = limited(rate=0.01)
-    assert limits.enter(redis.client, sink, "a") == 0
-    assert 50 < limits.enter(redis.client, sink, "b") <= 100
-    monkeypatch.setattr(limits, "SHORTEST_WAIT", 101.0)
-    assert limits.enter(redis.client, sink, "b") == 101.0
+    assert rate_limit.try_acquire(redis.client, sink, "a") == 0
+    assert 50 < rate_limit.try_acquire(redis.client, sink, "b") <= 100
+    monkeypatch.setattr(rate_limit, "MIN_WAIT", 101.0)
+    assert rate_limit.try_acquire(redis.client, sink, "b") == 101.0
 
 
 def test_a_rate_that_is_raised_holds_at_once(redis: RedisContainer) -> None:
     assert enter(redis, limited(rate=0.001), "a") == [True]
-    assert limits.enter(redis.client, limited(rate=0.001), "b") > 900
-    assert limits.enter(redis.client, limited(rate=20), "b") <= 0.1
+    assert rate_limit.try_acquire(redis.client, limited(rate=0.001), "b") > 900
+    assert rate_limit.try_acquire(redis.client, limited(rate=20), "b") <= 0.1
 
 
 def test_a_sink_that_is_not_called_leaves_nothing_behind(redis: RedisContainer) -> None:
@@ -120,12 +119,12 @@ def count_those_who_call(url: str, cap: int, names: Sequence[str]) -> int:
     def call(name: str) -> int:
         most = 0
         for n in range(3):
-            while wait := limits.enter(client, sink, f"{name}.{n}"):
+            while wait := rate_limit.try_acquire(client, sink, f"{name}.{n}"):
                 time.sleep(wait)
             most = max(most, int(client.incr("calling")))
             time.sleep(0.01)
             client.decr("calling")
-            limits.leave(client, sink, f"{name}.{n}")
+            rate_limit.release(client, sink, f"{name}.{n}")
         return most
 
     with Redis.from_url(url) as client, ThreadPoolExecutor(len(names)) as pool:
@@ -145,11 +144,11 @@ def test_a_concurrency_holds_over_all_processes(redis: RedisContainer) -> None:
 def test_a_place_is_free_when_its_holder_leaves(redis: RedisContainer) -> None:
     sink = limited(concurrency=2)
     assert enter(redis, sink, *"abc") == [True, True, False]
-    wait = limits.enter(redis.client, sink, "c")
-    assert limits.ASK_AGAIN[0] <= wait <= limits.ASK_AGAIN[1]
-    limits.leave(redis.client, sink, "x")
+    wait = rate_limit.try_acquire(redis.client, sink, "c")
+    assert rate_limit.POLL_INTERVAL[0] <= wait <= rate_limit.POLL_INTERVAL[1]
+    rate_limit.release(redis.client, sink, "x")
     assert enter(redis, sink, "c") == [False]
-    limits.leave(redis.client, sink, "a")
+    rate_limit.release(redis.client, sink, "a")
     assert enter(redis, sink, "c") == [True]
 
 
@@ -160,10 +159,10 @@ def test_a_message_that_comes_twice_is_one_call(redis: RedisContainer) -> None:
 def test_a_killed_workers_place_comes_free(
     redis: RedisContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "GRACE", 1.8)
+    monkeypatch.setattr(rate_limit, "HOLD_GRACE", 1.8)
     sink = limited(concurrency=2, connect_timeout=0.1, read_timeout=0.1)
     assert enter(redis, sink, "killed") == [True]
-    monkeypatch.setattr(limits, "GRACE", 600)
+    monkeypatch.setattr(rate_limit, "HOLD_GRACE", 600)
     assert enter(redis, sink, *"ab") == [True, False]
     eventually(lambda: enter(redis, sink, "b") == [True])
     assert set(redis.client.zrange("limits.crm.calls", 0, -1)) == {"a", "b"}
@@ -172,7 +171,7 @@ def test_a_killed_workers_place_comes_free(
 def test_a_place_is_kept_longer_than_a_call_may_take(redis: RedisContainer) -> None:
     enter(redis, limited(concurrency=1), "a")
     sink = limited(concurrency=1)
-    assert sink.attempt + 15 < redis.client.pttl("limits.crm.calls") / 1000
+    assert sink.attempt_timeout + 15 < redis.client.pttl("limits.crm.calls") / 1000
 
 
 # ── Both ──────────────────────────────────────────────────────────────────────────────────────
@@ -182,7 +181,7 @@ def test_who_waits_for_a_place_takes_nothing_out_of_the_bucket(redis: RedisConta
     sink = limited(concurrency=1, rate=0.01)
     assert enter(redis, limited(concurrency=1), "a") == [True]
     assert enter(redis, sink, "b") == [False]
-    limits.leave(redis.client, sink, "a")
+    rate_limit.release(redis.client, sink, "a")
     assert enter(redis, sink, "b") == [True]
 
 

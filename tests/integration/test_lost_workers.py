@@ -9,12 +9,11 @@ from pytest_celery import CeleryTestSetup
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .nodes import running
-from .system import System, TaskEvents
-from .waiting import eventually
-from .wiretap import lose_the_answer
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.nodes import running
+from tests.support.system import System, TaskEvents
+from tests.support.waiting import eventually
+from tests.support.wiretap import lose_the_answer
 
 #: One short try a delivery, so that a lease can be short.
 QUICK = {

@@ -8,19 +8,19 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedded.sinks import SampleSinks
-from tasks.metrics import Counters, minutes, totals
-
-from .desk import FlowerContainer, Visitor
-from .envelopes import SINKS, envelope
-from .nodes import RedisContainer, running
-from .system import System
-from .waiting import eventually
+from tasks.counters import Counters, minutes, totals
+from tests.support.desk import FlowerContainer, Visitor
+from tests.support.envelopes import SINKS, envelope
+from tests.support.nodes import RedisContainer, running
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 
 def test_what_several_count_is_added_up(engines: None, tmp_path: Path) -> None:
     with running(RedisContainer(tmp_path)) as redis:
         for _ in range(2):
-            counters = Counters(redis.client)
+            counters = Counters()
+            counters.connect(lambda: redis.client)
             counters.add("settled", status="failed")
             counters.add("attempts", 3, sink="crm")
             counters.flush()
@@ -33,7 +33,8 @@ def test_what_several_count_is_added_up(engines: None, tmp_path: Path) -> None:
 
 def test_counts_wait_while_redis_is_away(engines: None, tmp_path: Path) -> None:
     with running(RedisContainer(tmp_path)) as redis:
-        counters = Counters(redis.client)
+        counters = Counters()
+        counters.connect(lambda: redis.client)
         redis.kill()
         counters.add("settled", status="failed")
         counters.flush()

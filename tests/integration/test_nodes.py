@@ -8,7 +8,7 @@ import psutil
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from .nodes import ProcessContainer, python
+from tests.support.nodes import ProcessContainer, python
 
 #: Starts a process that outlives it, if it is let; and says so.
 PARENT = """

@@ -14,15 +14,14 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks import oauth
-from tasks.call import SinkClient
+from tasks.delivery import oauth
+from tasks.delivery.client import SinkClient
+from tasks.delivery.http import make_session
+from tasks.delivery.oauth import Tokens
 from tasks.errors import DeliveryError, TransientDeliveryError
-from tasks.exchange import make_session
-from tasks.oauth import Grant, Tokens
-from tasks.settings import load
-
-from .nodes import RedisContainer, free_port
-from .token_server import TokenServer
+from tasks.settings import OAuthGrant, load
+from tests.support.nodes import RedisContainer, free_port
+from tests.support.token_server import TokenServer
 
 BODY = {"interactionId": "Jane-4711"}
 
@@ -35,12 +34,12 @@ def server() -> Iterator[TokenServer]:
 
 
 @pytest.fixture
-def grant(server: TokenServer) -> Grant:
+def grant(server: TokenServer) -> OAuthGrant:
     """What the CRM's tokens are asked for with."""
     return grant_of(server)
 
 
-def grant_of(server: TokenServer, **changes: str) -> Grant:
+def grant_of(server: TokenServer, **changes: str) -> OAuthGrant:
     """Read a grant from the settings."""
     settings = load(
         {
@@ -65,7 +64,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests.Session]:
 
 
 @pytest.fixture
-def tokens(redis: RedisContainer, session: requests.Session, grant: Grant) -> Tokens:
+def tokens(redis: RedisContainer, session: requests.Session, grant: OAuthGrant) -> Tokens:
     """The tokens of the CRM."""
     return Tokens(redis.client, session, grant)
 
@@ -93,12 +92,12 @@ def test_any_grant_can_be_asked_for(
     redis: RedisContainer, session: requests.Session, server: TokenServer
 ) -> None:
     form = {"grant_type": "password", "username": "key", "password": "p&w", "client_id": "c"}
-    grant = Grant(name="cxone", settings="CXONE_…", url=f"{server.url}/token", form=form)
+    grant = OAuthGrant(name="cxone", settings="CXONE_…", url=f"{server.url}/token", form=form)
     assert Tokens(redis.client, session, grant).get() == "token-1"
     assert server.asked == [(None, form)]
 
 
-def get_from(url: str, grant: Grant, times: int) -> list[str]:
+def get_from(url: str, grant: OAuthGrant, times: int) -> list[str]:
     """Get a token in as many threads, as a worker process does."""
     with Redis.from_url(url, decode_responses=True) as client, make_session() as session:
         session.trust_env = False
@@ -108,7 +107,7 @@ def get_from(url: str, grant: Grant, times: int) -> list[str]:
 
 
 def test_many_processes_and_threads_ask_once(
-    redis: RedisContainer, server: TokenServer, grant: Grant
+    redis: RedisContainer, server: TokenServer, grant: OAuthGrant
 ) -> None:
     server.seconds = 0.3
     spawned = multiprocessing.get_context("spawn")
@@ -136,9 +135,9 @@ def test_who_had_to_wait_for_its_turn_looks_again_before_it_asks(
         ("3600", 3300),
         (600, 300),
         (60, 30),
-        (None, oauth.USUAL_LIFE / 2),
-        ("soon", oauth.USUAL_LIFE / 2),
-        (10**300, oauth.LONGEST_LIFE - 300),
+        (None, oauth.DEFAULT_TTL / 2),
+        ("soon", oauth.DEFAULT_TTL / 2),
+        (10**300, oauth.MAX_TTL - 300),
     ],
 )
 def test_a_token_is_used_until_it_nears_its_end(
@@ -163,7 +162,7 @@ def test_a_token_that_has_no_life_is_used_once(
 
 
 def test_other_credentials_get_other_tokens(
-    redis: RedisContainer, session: requests.Session, server: TokenServer, grant: Grant
+    redis: RedisContainer, session: requests.Session, server: TokenServer, grant: OAuthGrant
 ) -> None:
     others = [
         replace(grant, client=("cx:one", "other")),
@@ -177,16 +176,16 @@ def test_other_credentials_get_other_tokens(
 
 
 def test_a_worker_that_died_asking_holds_nobody_up_for_long(
-    tokens: Tokens, redis: RedisContainer, grant: Grant
+    tokens: Tokens, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     redis.client.set(f"{grant.key}.lock", "somebody", px=300)
     assert tokens.get() == "token-1"
 
 
 def test_who_waits_too_long_for_another_comes_back_later(
-    tokens: Tokens, redis: RedisContainer, grant: Grant, monkeypatch: pytest.MonkeyPatch
+    tokens: Tokens, redis: RedisContainer, grant: OAuthGrant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oauth, "PATIENCE", 0.1)
+    monkeypatch.setattr(oauth, "TOKEN_WAIT", 0.1)
     redis.client.set(f"{grant.key}.lock", "somebody")
     assert type(raised_by(tokens)) is TransientDeliveryError
 
@@ -224,14 +223,14 @@ def test_an_endpoint_in_trouble_is_asked_again_later(
     server.answer = (status, {}, {"error": "s3cr3t"})
     error = raised_by(tokens)
     assert isinstance(error, TransientDeliveryError)
-    assert error.sick
+    assert error.counts_as_failure
 
 
 def test_an_endpoint_that_is_busy_says_until_when(tokens: Tokens, server: TokenServer) -> None:
     server.answer = (429, {"Retry-After": "7"}, {})
     error = raised_by(tokens)
     assert isinstance(error, TransientDeliveryError)
-    assert (error.retry_after, error.sick) == (7.0, False)
+    assert (error.retry_after, error.counts_as_failure) == (7.0, False)
 
 
 @pytest.mark.parametrize(
@@ -256,16 +255,16 @@ def test_an_answer_without_a_token_is_none(tokens: Tokens, server: TokenServer, 
 def test_an_endpoint_that_does_not_answer_is_asked_again_later(
     tokens: Tokens, server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oauth, "TIMEOUT", (2, 0.2))
+    monkeypatch.setattr(oauth, "TOKEN_TIMEOUT", (2, 0.2))
     server.seconds = 1
     error = raised_by(tokens)
     assert str(error) == "no access token: no answer within 0.2 s"
     assert isinstance(error, TransientDeliveryError)
-    assert error.sick
+    assert error.counts_as_failure
 
 
 def test_a_refusal_stands_for_all_for_a_moment(
-    tokens: Tokens, server: TokenServer, redis: RedisContainer, grant: Grant
+    tokens: Tokens, server: TokenServer, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     server.answer = (401, {}, {"error": "invalid_client"})
     first, second = raised_by(tokens), raised_by(tokens)
@@ -277,11 +276,11 @@ def test_a_refusal_stands_for_all_for_a_moment(
     assert tokens.get() == "token-2"
 
 
-def test_without_redis_there_is_no_token(session: requests.Session, grant: Grant) -> None:
+def test_without_redis_there_is_no_token(session: requests.Session, grant: OAuthGrant) -> None:
     with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
         error = raised_by(Tokens(nobody, session, grant))
     assert isinstance(error, TransientDeliveryError)
-    assert not error.sick
+    assert not error.counts_as_failure
 
 
 # ── Calls with a token ────────────────────────────────────────────────────────────────────────
@@ -312,7 +311,7 @@ def test_a_token_that_is_not_taken_is_renewed_and_the_call_repeated(
 
 
 def test_a_sink_that_takes_no_token_gets_two_calls_and_no_flood_of_tokens(
-    client: SinkClient, server: TokenServer, redis: RedisContainer, grant: Grant
+    client: SinkClient, server: TokenServer, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     server.takes = None
     with pytest.raises(DeliveryError, match=r"^401 Unauthorized$") as raised:
@@ -327,7 +326,7 @@ def test_a_sink_that_takes_no_token_gets_two_calls_and_no_flood_of_tokens(
 
 
 def test_a_token_that_was_replaced_is_not_dropped(
-    tokens: Tokens, redis: RedisContainer, grant: Grant
+    tokens: Tokens, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     assert tokens.get() == "token-1"
     tokens.drop("token-0")
@@ -347,7 +346,7 @@ def test_without_a_token_the_sink_is_not_called(client: SinkClient, server: Toke
 
 
 def test_what_is_kept_in_redis_is_the_token_alone(
-    tokens: Tokens, redis: RedisContainer, grant: Grant
+    tokens: Tokens, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     token = tokens.get()
     assert redis.client.keys() == [grant.key]

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from embedded.sinks import SampleSinks
-from tasks.claims import Claim
-from tasks.outcomes import Status
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .nodes import WorkerContainer, running
-from .system import ONE_TRY, System
-from .waiting import eventually
+from tasks.claims import Claim, Status
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.nodes import WorkerContainer, running
+from tests.support.system import ONE_TRY, System
+from tests.support.waiting import eventually
 
 #: How often an event is started, at most.
 STARTS = 3
@@ -62,7 +60,7 @@ def finish(
         claims = [system.claims.get(event["id"]) for event in events]
         return all(claim and claim.status is not Status.PROCESSING for claim in claims)
 
-    with running(system.make_worker("w", "-I", "tests.integration.faults", **settings)) as worker:
+    with running(system.make_worker("w", "-I", "tests.support.faults", **settings)) as worker:
         for event in events:
             system.accept(event)
         eventually(lambda: settled(worker), 60, what="all have settled")

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from embedded.sinks import SampleSinks
-from tasks.claims import Claim
+from tasks.claims import Claim, Delivery, Outcome, Report
+from tasks.claims.intake import read_event
+from tasks.claims.settlement import settle_claim
 from tasks.clock import now, to_rfc3339
-from tasks.outcomes import Delivery, Outcome, Report
-from tasks.process import read_event
-from tasks.registry import SHIPPED, MetadataRules
-from tasks.settle import settle_claim
+from tasks.events import MetadataRules
+from tasks.events.metadata import SHIPPED
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 from .conftest import PATIENT
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .system import System
-from .waiting import eventually
 
 #: Seconds for what takes several steps of a drain, one a second.
 LONG = 120.0

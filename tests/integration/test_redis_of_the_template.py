@@ -9,9 +9,8 @@ import redis
 import yaml
 
 from embedded.infrastructure import DEPLOY, Loader
-
-from .nodes import HOST, RedisServer, free_port, redis_server, running
-from .waiting import eventually
+from tests.support.nodes import HOST, RedisServer, free_port, redis_server, running
+from tests.support.waiting import eventually
 
 PASSWORD = "s3cr3t"
 

@@ -7,12 +7,11 @@ import pytest
 import redis
 
 from embedded.sinks import SampleSinks
-from tests.unit.certificates import Authority
-
-from .desk import FlowerContainer
-from .envelopes import SINKS, assert_chain_holds, envelope
-from .nodes import HOST, RedisContainer, running
-from .system import System
+from tests.support.certificates import Authority
+from tests.support.desk import FlowerContainer
+from tests.support.envelopes import SINKS, assert_chain_holds, envelope
+from tests.support.nodes import HOST, RedisContainer, running
+from tests.support.system import System
 
 PASSWORD = "p@ss/wörd:of?many#letters"
 QUOTED = "p%40ss%2Fw%C3%B6rd%3Aof%3Fmany%23letters"

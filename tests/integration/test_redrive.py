@@ -16,14 +16,14 @@ from celery import Celery
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tasks.registry import SHIPPED
+from tasks.events.metadata import SHIPPED
 from tasks.sweep import longest_wait
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.nodes import ROOT, python
+from tests.support.system import System, environment
+from tests.support.waiting import PATIENCE, eventually
 
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .nodes import ROOT, python
-from .system import System, environment
 from .test_recovery import breaker_of, let_probe, take_down
-from .waiting import PATIENCE, eventually
 
 ACTOR = f"{getpass.getuser()}@{socket.gethostname()}"
 
@@ -232,7 +232,7 @@ def test_killed_before_it_published_a_sweep_does_the_rest(
         "FAULT_FLAG": str(system.folder / f"struck-{claim.id}"),
     }
     words = ["-A", "tasks", "redrive", claim.id, "--force", "--sink", "crm"]
-    done = system.run("tests.integration.faulty_celery", *words, **fault)
+    done = system.run("tests.support.faulty_celery", *words, **fault)
     assert done.returncode == -signal.SIGKILL, done.stderr
     reopened = system.claim(claim.id)
     assert (reopened.status, reopened.targets) == ("processing", ["crm"])

@@ -10,12 +10,11 @@ import requests
 from dashboard.redrives import Run, Runs
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-
-from .desk import OPERATOR, FlowerContainer, Visitor, path_of, token_of
-from .envelopes import envelope
-from .nodes import running
-from .system import System
-from .waiting import eventually
+from tests.support.desk import OPERATOR, FlowerContainer, Visitor, path_of, token_of
+from tests.support.envelopes import envelope
+from tests.support.nodes import running
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 HERE = {"Sec-Fetch-Site": "same-origin"}
 

@@ -7,12 +7,11 @@ import pytest
 from pytest_celery import CeleryTestSetup
 
 from embedded.sinks import SampleSinks
-from tasks.celery import KEPT_FOR
-from tasks.claims import ITEM_SCHEMA
-
-from .envelopes import SINKS, envelope
-from .system import System
-from .waiting import PATIENCE, eventually
+from tasks.celery import UNKNOWN_SCHEMA_DELAY
+from tasks.claims.codec import ITEM_SCHEMA
+from tests.support.envelopes import SINKS, envelope
+from tests.support.system import System
+from tests.support.waiting import PATIENCE, eventually
 
 #: The schema of an item that only the next release can read.
 LATER = {"N": str(ITEM_SCHEMA + 1)}
@@ -62,11 +61,11 @@ def test_a_message_of_a_later_release_is_kept_and_done_by_its_workers(
     assert system.claims.get(key) is None
 
     system.worker.stop()
-    with_schema_2 = ("-I", "tests.integration.later_release")
+    with_schema_2 = ("-I", "tests.support.later_release")
     later = system.make_worker("later", *with_schema_2)
     later.start()
     try:
-        assert system.settled(key, seconds=KEPT_FOR + PATIENCE).status == "completed"
+        assert system.settled(key, seconds=UNKNOWN_SCHEMA_DELAY + PATIENCE).status == "completed"
     finally:
         later.teardown()
 

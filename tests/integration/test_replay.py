@@ -9,12 +9,12 @@ import pytest
 
 from embedded.infrastructure import provision
 from embedded.sinks import SampleSinks
+from tests.support.envelopes import SINKS, envelope
+from tests.support.nodes import HOST
+from tests.support.system import API_KEY, CREDENTIALS, REGION, System
+from tests.support.waiting import eventually
 
-from .envelopes import SINKS, envelope
-from .nodes import HOST
-from .system import API_KEY, CREDENTIALS, REGION, System
 from .test_event_bus import put
-from .waiting import eventually
 
 
 @pytest.fixture(params=["missing", "all"])

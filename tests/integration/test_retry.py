@@ -6,12 +6,11 @@ import pytest
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-
-from .desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
-from .envelopes import Envelope, assert_chain_holds, envelope
-from .nodes import running
-from .system import System
-from .waiting import eventually
+from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
+from tests.support.envelopes import Envelope, assert_chain_holds, envelope
+from tests.support.nodes import running
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

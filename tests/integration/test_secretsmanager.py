@@ -12,10 +12,9 @@ import pytest
 
 from tasks.errors import SettingsError
 from tasks.settings import load
-
-from .nodes import ROOT, free_port, python
-from .system import CREDENTIALS, REGION, aws, environment
-from .waiting import PATIENCE
+from tests.support.nodes import ROOT, free_port, python
+from tests.support.system import CREDENTIALS, REGION, aws, environment
+from tests.support.waiting import PATIENCE
 
 SECRET = "s3cr3t-of-many-letters"
 

@@ -13,10 +13,9 @@ from embedded.sinks import SampleSinks
 from tasks.claims import Claim
 from tasks.clock import from_rfc3339, now
 from tasks.sinks import SINKS as REGISTRY
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .system import IngestContainer, System, TaskEvents
-from .waiting import eventually
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.system import IngestContainer, System, TaskEvents
+from tests.support.waiting import eventually
 
 ENDS = {"delivered": "succeeded", "failed": "failed", "revoked": "revoked"}
 
@@ -122,7 +121,7 @@ def test_flower_can_tell_why_a_delivery_failed(
 
 
 def test_tries_run_out(system: System, sinks: SampleSinks, task_events: TaskEvents) -> None:
-    tries = REGISTRY["crm"].policy.tries
+    tries = REGISTRY["crm"].policy.max_attempts
     event = envelope()
     sinks.behave("crm", "status", status=503, retry_after=0)
 

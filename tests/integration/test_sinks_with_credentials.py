@@ -9,10 +9,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from embedded.sinks import SampleSinks
-
-from .envelopes import envelope
-from .system import System
-from .token_server import TokenServer
+from tests.support.envelopes import envelope
+from tests.support.system import System
+from tests.support.token_server import TokenServer
 
 BEARER, CLIENT_SECRET = "bearer-s3cr3t", "client-s3cr3t"
 

@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 
 from embedded.sinks import Received, SampleSinks
-from tasks.claims import Claim
-from tasks.outcomes import Delivery, Outcome, Status
+from tasks.claims import Claim, Delivery, Outcome, Status
 from tests.soak.__main__ import main
 from tests.soak.chaos import FAULTS, KILLS, plan
 from tests.soak.ledger import Ledger
 from tests.soak.load import events
 from tests.soak.run import CONCURRENCY, SETTINGS, Options, Soak
 from tests.soak.verdict import problems_of
-
-from .envelopes import SINKS, lineage_hash
-from .system import System
+from tests.support.envelopes import SINKS, lineage_hash
+from tests.support.system import System
 
 Make = Callable[..., Soak]
 
@@ -58,7 +56,7 @@ def test_nothing_is_lost_and_nothing_stuck(make_soak: Make) -> None:
 def test_without_the_sweep_a_stranded_chord_is_reported(make_soak: Make, tmp_path: Path) -> None:
     soak = make_soak(
         Options(seed=1, events=20, rate=20),
-        *("-I", "tests.integration.faults"),
+        *("-I", "tests.support.faults"),
         beat=False,
         VISIBILITY_TIMEOUT_SECONDS="3600",
         FAULT_POINT="chord: complete, before settle is published",

@@ -9,11 +9,10 @@ import pytest
 from celery import Celery
 
 from embedded.sinks import SampleSinks
-
-from .envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from .nodes import running
-from .system import System
-from .waiting import eventually
+from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.nodes import running
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 #: Seconds that may pass on a loaded machine: until a worker has stopped, until an event settles.
 STOP, SETTLE = 90.0, 120.0

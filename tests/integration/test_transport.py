@@ -8,9 +8,8 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import redis as stock
 
-from tasks.transport import NO_MESSAGES, Transport, bell_of
-
-from .nodes import RedisContainer
+from tasks.worker.transport import UNDECODABLE_QUEUE, Transport, notify_key
+from tests.support.nodes import RedisContainer
 
 QUEUE = Queue("events", routing_key="events")
 
@@ -82,14 +81,14 @@ def test_whoever_waits_is_woken(connection: Connection, redis: RedisContainer) -
 def test_a_stock_publisher_is_heard(connection: Connection, redis: RedisContainer) -> None:
     with Connection(redis.url, transport=stock.Transport) as other:
         publish(other, "by hand")
-    assert not redis.client.exists(bell_of("events"))
+    assert not redis.client.exists(notify_key("events"))
     assert take(connection)[0].payload == "by hand"
 
 
 def test_bells_do_not_pile_up(connection: Connection, redis: RedisContainer) -> None:
     for number in range(100):
         publish(connection, number)
-    assert 0 < redis.client.zcard(bell_of("events")) <= 16
+    assert 0 < redis.client.zcard(notify_key("events")) <= 16
 
 
 def test_what_was_the_last_is_not_asked_for_again(
@@ -109,7 +108,7 @@ def test_what_was_the_last_is_not_asked_for_again(
     # The three bells ring on once: who hears the first finds nothing, and stills the others.
     assert asked["cmdstat_eval"]["calls"] == 4
     assert asked["cmdstat_bzpopmin"]["calls"] == 2
-    assert not redis.client.exists(bell_of("events"))
+    assert not redis.client.exists(notify_key("events"))
 
 
 def test_who_had_no_room_looks_before_waiting_for_a_bell(
@@ -120,7 +119,7 @@ def test_who_had_no_room_looks_before_waiting_for_a_bell(
     with connection.Consumer(QUEUE, on_message=taken.append, prefetch_count=1):
         connection.drain_events(timeout=1)
         publish(connection, "second")
-        redis.client.delete(bell_of("events"))  # another heard it, or a restore rang none
+        redis.client.delete(notify_key("events"))  # another heard it, or a restore rang none
         taken.pop().ack()
         connection.drain_events(timeout=0.5)  # less than who waits for a bell may take
     assert [message.payload for message in taken] == ["second"]
@@ -172,7 +171,7 @@ def test_what_is_no_message_is_kept_and_reported(
     redis.client.lpush("events", *junk)
     publish(connection, "behind it")
     assert take(connection)[0].payload == "behind it"
-    assert redis.client.lrange(NO_MESSAGES, 0, -1) == junk[::-1]
+    assert redis.client.lrange(UNDECODABLE_QUEUE, 0, -1) == junk[::-1]
     assert caplog.text.count("what is no message") == len(junk)
     assert "not JSON" not in caplog.text
 

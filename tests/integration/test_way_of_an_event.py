@@ -10,10 +10,16 @@ from celery import Celery
 
 from embedded.sinks import SampleSinks
 from tasks.clock import from_rfc3339, now, to_rfc3339
-
-from .envelopes import SINKS, TYPES, assert_chain_holds, envelope, lineage_hash, typed_event
-from .system import IngestContainer, System, TaskEvents
-from .waiting import eventually
+from tests.support.envelopes import (
+    SINKS,
+    TYPES,
+    assert_chain_holds,
+    envelope,
+    lineage_hash,
+    typed_event,
+)
+from tests.support.system import IngestContainer, System, TaskEvents
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -9,13 +9,12 @@ from flower import urls
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-
-from .desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
-from .envelopes import envelope
-from .nodes import running
-from .oauth import Okta
-from .system import System
-from .waiting import eventually
+from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
+from tests.support.envelopes import envelope
+from tests.support.nodes import running
+from tests.support.oauth import Okta
+from tests.support.system import System
+from tests.support.waiting import eventually
 
 #: Paths that need no key: those that monitoring asks, logins, and files without a secret.
 OPEN = {"/metrics", "/healthcheck", "/login/", "/logout", "/static/x", "/desk/x"}

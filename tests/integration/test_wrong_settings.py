@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from .nodes import ROOT, python
-from .system import environment
-from .waiting import PATIENCE
+from tests.support.nodes import ROOT, python
+from tests.support.system import environment
+from tests.support.waiting import PATIENCE
 
 #: Variables that every process of ours reads, and what they cannot be.
 WRONG = {

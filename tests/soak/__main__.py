@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from embedded.sinks import SampleSinks
-from tests.integration.nodes import EmulatorContainer, running
-from tests.integration.system import System
+from tests.support.nodes import EmulatorContainer, running
+from tests.support.system import System
 
 from .ledger import Ledger
 from .run import CONCURRENCY, SETTINGS, Options, Soak

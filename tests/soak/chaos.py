@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from tests.integration.envelopes import SINKS
-from tests.integration.nodes import ProcessContainer
-from tests.integration.system import System
-from tests.integration.wiretap import answer_with, do_nothing, lose_the_answer
+from tests.support.envelopes import SINKS
+from tests.support.nodes import ProcessContainer
+from tests.support.system import System
+from tests.support.wiretap import answer_with, do_nothing, lose_the_answer
 
 #: Seconds between two looks at processes and plan.
 TICK = 0.05

@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPException
 
-from tests.integration.envelopes import TYPES, Envelope, envelope
-from tests.integration.system import IngestContainer
+from tests.support.envelopes import TYPES, Envelope, envelope
+from tests.support.system import IngestContainer
 
 #: Posts at a time.
 THREADS = 8

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from tasks.bound import settled_within
 from tasks.settings import load
+from tasks.settings.settlement_bound import worst_case_settlement_seconds
 from tasks.sweep import longest_wait
-from tests.integration.envelopes import SINKS
-from tests.integration.nodes import running
-from tests.integration.system import System
+from tests.support.envelopes import SINKS
+from tests.support.nodes import running
+from tests.support.system import System
 
 from .chaos import FAULTS, KILLS, Chaos, Disruption, plan
 from .ledger import Ledger
 from .load import Load, events
-from .verdict import END_OF_TIME, Verdict, rest
+from .verdict import MAX_TIMESTAMP, Verdict, rest
 
 #: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
 SETTINGS = {
@@ -79,7 +79,7 @@ class Soak:
         self.options = options
         self.system = system
         self.ledger = ledger
-        self.bound = settled_within(load(system.settings))
+        self.bound = worst_case_settlement_seconds(load(system.settings))
         self.queued = 0  # the longest that the next message of a queue was seen to have waited
         self.verdict = Verdict()
         self._tell = tell
@@ -136,7 +136,7 @@ class Soak:
     def _progress(self, seconds: float) -> None:
         self.system.dynamodb.forget()
         accepted = len(self.load.accepted)
-        left = [entry.at for entry in self.system.claims.due(until=END_OF_TIME)]
+        left = [entry.at for entry in self.system.claims.due(until=MAX_TIMESTAMP)]
         overdue = sum(at < time.time() for at in left)
         kills, faults = self._count(KILLS), self._count(FAULTS)
         self._tell(

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tasks.claims import Claim, Claims
-from tasks.outcomes import Status
-from tests.integration.envelopes import SINKS, assert_chain_holds
+from tasks.claims import Claim, Claims, Status
+from tests.support.envelopes import SINKS, assert_chain_holds
 
 from .ledger import Ledger
 
@@ -19,7 +18,7 @@ PAUSE = 1.0
 READERS = 4
 
 #: An end that the clock does not reach: whatever is due is due before it.
-END_OF_TIME = 2**40
+MAX_TIMESTAMP = 2**40
 
 
 @dataclass
@@ -97,7 +96,7 @@ def rest(
             if not left:
                 break
             time.sleep(PAUSE)
-    for key in {entry.key for entry in claims.due(until=END_OF_TIME)} - verdict.problems.keys():
+    for key in {entry.key for entry in claims.due(until=MAX_TIMESTAMP)} - verdict.problems.keys():
         verdict.problems[key] = ["is in the index of what is due"]
     kept = Counter(summary.id for summary in claims.received())
     for key in kept.keys() - accepted.keys():

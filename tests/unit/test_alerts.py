@@ -9,7 +9,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboard.runbook import runbook
-from tasks import prometheus
+from tasks.observability import prometheus
 
 from .test_prometheus import SEEN
 

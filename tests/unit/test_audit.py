@@ -6,13 +6,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from tasks import audit
-from tasks.audit import lineage_hash, make_record, verify
+from tasks.claims import Status, audit
+from tasks.claims.audit import lineage_hash, make_record, verify_chain
 from tasks.errors import FieldError
-from tasks.outcomes import Status
-
-from .samples import EVENT_ID, RECEIVED_AT, delivered, failed, without
-from .strategies import audit_chains, audit_records, json_values, moments
+from tests.support.samples import EVENT_ID, RECEIVED_AT, delivered, failed, without
+from tests.support.strategies import audit_chains, audit_records, json_values, moments
 
 CLOCKS = ("receivedAt", "processedAt", "lagMs")
 
@@ -166,15 +164,15 @@ def test_leaving_anything_out_changes_the_hash(record, data):
 
 @given(audit_chains())
 def test_an_untouched_chain_holds(chain):
-    assert verify(chain) == []
-    assert verify([json.loads(json.dumps(record)) for record in chain]) == []
+    assert verify_chain(chain) == []
+    assert verify_chain([json.loads(json.dumps(record)) for record in chain]) == []
 
 
 @given(audit_chains(min_size=1), st.data())
 def test_a_changed_record_is_found(chain, data):
     number = data.draw(st.integers(0, len(chain) - 1))
     chain[number] = chain[number] | {"status": "tampered with"}
-    assert verify(chain) == [f"revision {number + 1}: does not match its own hash"]
+    assert verify_chain(chain) == [f"revision {number + 1}: does not match its own hash"]
 
 
 @given(audit_chains(min_size=2), st.data())
@@ -182,13 +180,13 @@ def test_a_changed_record_with_a_hash_made_anew_breaks_the_next(chain, data):
     number = data.draw(st.integers(0, len(chain) - 2))
     forged = chain[number] | {"status": "tampered with"}
     chain[number] = forged | {"lineageHash": lineage_hash(forged)}
-    assert verify(chain) == [f"revision {number + 2}: does not follow the record before it"]
+    assert verify_chain(chain) == [f"revision {number + 2}: does not follow the record before it"]
 
 
 @given(audit_chains(min_size=2), st.data())
 def test_a_dropped_record_is_found(chain, data):
     del chain[data.draw(st.integers(0, len(chain) - 2))]
-    assert verify(chain)
+    assert verify_chain(chain)
 
 
 @given(audit_chains(min_size=2), st.data())
@@ -197,7 +195,7 @@ def test_swapped_records_are_found(chain, data):
         st.lists(st.integers(0, len(chain) - 1), min_size=2, max_size=2, unique=True)
     )
     chain[one], chain[other] = chain[other], chain[one]
-    assert verify(chain)
+    assert verify_chain(chain)
 
 
 @given(audit_chains(min_size=1), audit_records(), st.data())
@@ -205,19 +203,19 @@ def test_an_inserted_record_is_found(chain, foreign, data):
     place = data.draw(st.integers(0, len(chain)))
     chain.insert(place, foreign)
     assume(chain != [foreign])
-    assert verify(chain)
+    assert verify_chain(chain)
 
 
 @given(audit_chains(min_size=1))
 def test_a_record_that_is_there_twice_is_found(chain):
-    assert verify([*chain, chain[-1]])
+    assert verify_chain([*chain, chain[-1]])
 
 
 @given(st.lists(st.dictionaries(st.sampled_from([*RECORD, "added"]), json_values), min_size=1))
 @example([RECORD | {"status": float("nan")}])
 @example([RECORD | {"eventId": "\ud800"}])
 def test_whatever_stands_in_a_chain_is_told_and_not_tripped_over(chain):
-    assert verify(chain)
+    assert verify_chain(chain)
 
 
 # ── In the log ────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 import pytest
 
-from tasks.bound import settled_within
 from tasks.settings import load
+from tasks.settings.settlement_bound import worst_case_settlement_seconds
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from tasks.settings import load
     ids=["defaults", "dispatches", "visibility", "lease", "sweep"],
 )
 def test_the_bound_is_what_its_formula_says(changes, seconds):
-    assert settled_within(load(changes)) == seconds
+    assert worst_case_settlement_seconds(load(changes)) == seconds

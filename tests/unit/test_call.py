@@ -12,16 +12,19 @@ import requests
 from requests.adapters import BaseAdapter
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tasks.call import SinkClient
+from tasks.delivery.client import SinkClient
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.events import canonical_json
-from tasks.exchange import Tls
-from tasks.settings import load
-from tasks.sink_settings import SinkSettings
+from tasks.settings import SinkSettings, Tls, load
 from tasks.sinks import SINKS, Policy
-
-from .certificates import Authority
-from .loopback import answers, sends_and_closes, sends_and_trickles, sends_and_waits, sink_that
+from tests.support.certificates import Authority
+from tests.support.loopback import (
+    answers,
+    sends_and_closes,
+    sends_and_trickles,
+    sends_and_waits,
+    sink_that,
+)
 
 # ── One attempt, over a real socket ───────────────────────────────────────────────────────────
 
@@ -179,7 +182,7 @@ def test_an_answer_that_is_none_is_tried_again(session, script):
     with sink_that(script) as sink:
         error = refusal_of(session, sink.url)
     assert str(error).startswith("connection failed: ")
-    assert error.sick
+    assert error.counts_as_failure
 
 
 @pytest.mark.parametrize(
@@ -215,7 +218,7 @@ def test_a_slow_answer_is_tried_again(session, sent):
     with sink_that(sends_and_waits(sent)) as sink:
         error = refusal_of(session, sink.url, HASTY)
     assert str(error) == "no answer within 0.5 s"
-    assert error.sick
+    assert error.counts_as_failure
 
 
 def test_a_refused_connection_is_tried_again(session):
@@ -223,7 +226,7 @@ def test_a_refused_connection_is_tried_again(session):
         port = nobody.getsockname()[1]
     error = refusal_of(session, f"http://127.0.0.1:{port}/secret-path")
     assert str(error) == "connection failed: Connection refused"
-    assert error.sick
+    assert error.counts_as_failure
 
 
 def test_a_sink_that_does_not_speak_tls_is_tried_again(session):

@@ -101,8 +101,8 @@ def test_every_task_of_the_interface_is_there_in_its_queue():
 def test_a_delivery_task_follows_its_sinks_policy(name):
     task, policy = TASKS[name], SINKS[name].policy
     assert task.name == f"deliver.{name}"
-    assert task.max_retries == policy.tries - 1
-    assert policy.attempt < task.soft_time_limit < task.time_limit
+    assert task.max_retries == policy.max_attempts - 1
+    assert policy.attempt_timeout < task.soft_time_limit < task.time_limit
 
 
 def test_a_message_is_gone_only_when_its_task_is_done():

@@ -4,8 +4,9 @@ from celery.app.task import Context
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, WorkerLostError
 from hypothesis import given
 
-from tasks.chord import report_of
+from tasks.claims import Outcome
 from tasks.clock import from_rfc3339
+from tasks.delivery.report import report_of
 from tasks.errors import (
     ClaimNotFoundError,
     ContextMissingError,
@@ -14,10 +15,8 @@ from tasks.errors import (
     StoreError,
     TransientDeliveryError,
 )
-from tasks.outcomes import Outcome
-
-from .samples import report
-from .strategies import reports
+from tests.support.samples import report
+from tests.support.strategies import reports
 
 
 def request(retries=0):

@@ -7,30 +7,34 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.audit import make_record
 from tasks.claims import (
-    BUCKETS,
-    ITEM_SCHEMA,
+    Acquired,
     Claim,
     Claims,
     Conflict,
+    Delivery,
     Due,
     Duplicate,
-    Won,
-    _from_attributes,
-    _to_attributes,
-    _to_item,
-    bucket_of,
+    NextRetry,
+    Outcome,
+    Status,
 )
+from tasks.claims.audit import make_record, verify_claim
+from tasks.claims.codec import DUE_BUCKETS, ITEM_SCHEMA, claim_of, due_bucket, item_of
+from tasks.claims.dynamodb import _to_dynamodb, _to_python
+from tasks.cli.output import claim_json, delivery_json
 from tasks.clock import now
-from tasks.errors import ClaimNotFoundError, StoreError, UnderWayError, UnknownSchemaError
-from tasks.outcomes import Delivery, Outcome, Status
-from tasks.schedule import Appointment
-
-from .samples import EVENT_ID, delivered, failed, make_claim
-from .strategies import audit_chains, deliveries_by_sink, moments
+from tasks.errors import ClaimInProgressError, ClaimNotFoundError, StoreError, UnknownSchemaError
+from tests.support.samples import EVENT_ID, delivered, failed, make_claim
+from tests.support.strategies import audit_chains, deliveries_by_sink, moments
 
 # ── As an item, and back ──────────────────────────────────────────────────────────────────────
+
+
+def claim_of_attributes(attributes):
+    """Read a claim from an item as DynamoDB has it."""
+    return claim_of(_to_python(attributes))
+
 
 texts = st.text(min_size=1, max_size=12)
 seconds = st.integers(0, 2**40)
@@ -63,44 +67,44 @@ seconds = st.integers(0, 2**40)
     )
 )
 def test_a_claim_comes_back_from_its_item(claim):
-    assert _from_attributes(_to_attributes(_to_item(claim))) == claim
+    assert claim_of_attributes(_to_dynamodb(item_of(claim))) == claim
 
 
 def test_an_item_of_before_calls_were_remembered_is_read():
     older = attributes_of(settled())
     for delivery in older["deliveries"]["M"].values():
         del delivery["M"]["calls"]
-    assert _from_attributes(older) == settled()
+    assert claim_of_attributes(older) == settled()
 
 
 def test_an_item_of_a_newer_release_is_told():
     newer = attributes_of(make_claim()) | {"item_schema": {"N": str(ITEM_SCHEMA + 1)}}
     with pytest.raises(UnknownSchemaError, match=f"claim of {EVENT_ID}: item schema"):
-        _from_attributes(newer)
+        claim_of_attributes(newer)
 
 
 def test_an_item_has_no_attribute_for_what_is_absent():
-    item = _to_item(make_claim(due_at=None, holder=None, processed_at=None, event_time=None))
+    item = item_of(make_claim(due_at=None, holder=None, processed_at=None, event_time=None))
     assert not {"due_at", "due_bucket", "holder", "processed_at", "event_time"} & set(item)
 
 
 def test_a_payload_is_kept_compressed():
     payload = b'{"detail":"' + b"x" * 10_000 + b'"}'
-    item = _to_item(make_claim(payload=payload))
+    item = item_of(make_claim(payload=payload))
     assert len(item["payload"]) < 100
     assert zlib.decompress(item["payload"]) == payload
 
 
 @given(texts)
 def test_a_bucket_is_in_range_and_stable(key):
-    assert bucket_of(key) == bucket_of(key)
-    assert bucket_of(key) in {str(number) for number in range(BUCKETS)}
+    assert due_bucket(key) == due_bucket(key)
+    assert due_bucket(key) in {str(number) for number in range(DUE_BUCKETS)}
 
 
 def test_buckets_stay_what_they_are_in_the_table():
     # Were these to change, a sweep would no longer find what older releases claimed.
-    assert BUCKETS == 8
-    assert [bucket_of(key) for key in ("a", "b", EVENT_ID, f"{EVENT_ID}@june")] == [
+    assert DUE_BUCKETS == 8
+    assert [due_bucket(key) for key in ("a", "b", EVENT_ID, f"{EVENT_ID}@june")] == [
         "3",
         "1",
         "6",
@@ -162,7 +166,7 @@ class TakingClient:
 
 
 def attributes_of(claim):
-    return _to_attributes(_to_item(claim))
+    return _to_dynamodb(item_of(claim))
 
 
 def table(client):
@@ -191,8 +195,10 @@ INVALID = make_claim(status=Status.FAILED, deliveries={}, holder=None, due_at=No
             Duplicate,
             id="failed-and-due-is-for-the-sweep",
         ),
-        pytest.param(make_claim(due_at=LATER, holder="worker-b"), NEW, Won, id="my-own"),
-        pytest.param(make_claim(due_at=EARLIER, holder="worker-b"), NEW, Won, id="my-own-overdue"),
+        pytest.param(make_claim(due_at=LATER, holder="worker-b"), NEW, Acquired, id="my-own"),
+        pytest.param(
+            make_claim(due_at=EARLIER, holder="worker-b"), NEW, Acquired, id="my-own-overdue"
+        ),
         pytest.param(other(make_claim(due_at=LATER)), NEW, Conflict, id="another-payload"),
         pytest.param(
             other(make_claim(due_at=LATER, holder="worker-b")),
@@ -206,7 +212,7 @@ INVALID = make_claim(status=Status.FAILED, deliveries={}, holder=None, due_at=No
         pytest.param(
             other(make_claim(status=Status.COMPLETED)), NEW, Conflict, id="another-payload-done"
         ),
-        pytest.param(INVALID, INVALID, Won, id="my-own-invalid-event"),
+        pytest.param(INVALID, INVALID, Acquired, id="my-own-invalid-event"),
         pytest.param(
             INVALID,
             replace(INVALID, audit=[RECORD | {"processedAt": "2026-01-31T12:09:00.000Z"}]),
@@ -232,7 +238,7 @@ def test_an_overdue_claim_is_taken_over_at_the_version_that_was_seen():
     existing = make_claim(due_at=EARLIER, version=7)
     taken = replace(existing, version=8, generation=2, holder="worker-b", due_at=LATER)
     client = RefusingClient(existing, updated=taken)
-    assert table(client).claim(NEW) == Won(taken)
+    assert table(client).claim(NEW) == Acquired(taken)
     _, (operation, update) = client.calls
     assert operation == "UpdateItem"
     assert (
@@ -276,15 +282,15 @@ def test_a_refused_put_whose_item_is_gone_is_tried_again_later():
 
 def test_a_refused_settle_brings_the_present_head():
     present = make_claim(version=9)
-    head = make_claim().head
+    head = make_claim().snapshot
     assert (
         table(RefusingClient(present)).settle(head, head.deliveries, Status.FAILED, RECORD, None)
-        == present.head
+        == present.snapshot
     )
 
 
 def test_a_refused_settle_of_a_claim_that_is_gone_says_so():
-    head = make_claim().head
+    head = make_claim().snapshot
     with pytest.raises(ClaimNotFoundError, match=EVENT_ID):
         table(RefusingClient(None)).settle(head, head.deliveries, Status.FAILED, RECORD, None)
 
@@ -300,7 +306,7 @@ def test_a_refused_settle_of_a_claim_that_is_gone_says_so():
 )
 def test_only_a_final_status_lets_go_of_the_claim(status, released):
     client = RefusingClient(updated=make_claim())
-    head = make_claim(version=4).head
+    head = make_claim(version=4).snapshot
     assert table(client).settle(head, head.deliveries, status, RECORD, None) is None
     ((_, update),) = client.calls
     released_all = update["UpdateExpression"].endswith(
@@ -314,24 +320,24 @@ def test_only_a_final_status_lets_go_of_the_claim(status, released):
 
 def test_a_claim_that_settles_with_something_left_to_do_stays_due():
     client = RefusingClient(updated=make_claim())
-    head = make_claim().head
-    table(client).settle(head, head.deliveries, Status.FAILED, None, Appointment(7))
+    head = make_claim().snapshot
+    table(client).settle(head, head.deliveries, Status.FAILED, None, NextRetry(7))
     ((_, update),) = client.calls
     assert update["UpdateExpression"].endswith("REMOVE holder, targets, actor, parked_for")
     assert update["ExpressionAttributeValues"][":due_at"] == {"N": "7"}
-    assert update["ExpressionAttributeValues"][":bucket"] == {"S": bucket_of(EVENT_ID)}
+    assert update["ExpressionAttributeValues"][":bucket"] == {"S": due_bucket(EVENT_ID)}
     assert "audit" not in update["UpdateExpression"]
 
 
 def test_what_waits_for_a_sink_to_recover_stays_due_all_the_same():
     client = RefusingClient(updated=make_claim())
-    head = make_claim().head
-    table(client).settle(head, head.deliveries, Status.FAILED, None, Appointment(7, "crm"))
+    head = make_claim().snapshot
+    table(client).settle(head, head.deliveries, Status.FAILED, None, NextRetry(7, "crm"))
     ((_, update),) = client.calls
     assert update["UpdateExpression"].endswith("REMOVE holder, targets, actor")
     assert update["ExpressionAttributeValues"][":parked_for"] == {"S": "crm"}
     assert update["ExpressionAttributeValues"][":due_at"] == {"N": "7"}
-    assert update["ExpressionAttributeValues"][":bucket"] == {"S": bucket_of(EVENT_ID)}
+    assert update["ExpressionAttributeValues"][":bucket"] == {"S": due_bucket(EVENT_ID)}
 
 
 # ── What a put writes ─────────────────────────────────────────────────────────────────────────
@@ -343,13 +349,15 @@ def test_a_claim_that_is_won_has_its_lease_and_is_in_the_index_of_what_is_due():
     won = table(client).claim(NEW)
     assert before + 600 <= won.claim.due_at <= int(now().timestamp()) + 600
     assert before <= won.claim.dispatched_at <= won.claim.due_at - 600
-    assert won == Won(replace(NEW, due_at=won.claim.due_at, dispatched_at=won.claim.dispatched_at))
+    assert won == Acquired(
+        replace(NEW, due_at=won.claim.due_at, dispatched_at=won.claim.dispatched_at)
+    )
     assert client.item["due_at"] == {"N": str(won.claim.due_at)}
-    assert client.item["due_bucket"] == {"S": bucket_of(EVENT_ID)}
+    assert client.item["due_bucket"] == {"S": due_bucket(EVENT_ID)}
     assert client.item["received_day"] == {"S": "2026-01-31"}
     retention = int(client.item["expires_at"]["N"]) - before
     assert 0 <= retention - timedelta(days=30).total_seconds() <= 60
-    assert _from_attributes(client.item) == won.claim
+    assert claim_of_attributes(client.item) == won.claim
 
 
 def test_a_put_wins_only_where_there_is_no_item_or_one_past_its_retention():
@@ -363,7 +371,7 @@ def test_a_put_wins_only_where_there_is_no_item_or_one_past_its_retention():
 
 def test_a_claim_of_an_invalid_event_is_never_due():
     client = TakingClient()
-    assert table(client).claim(INVALID) == Won(INVALID)
+    assert table(client).claim(INVALID) == Acquired(INVALID)
     assert not {"due_at", "due_bucket", "holder"} & set(client.item)
 
 
@@ -412,7 +420,7 @@ def test_a_claim_that_was_opened_already_by_this_very_task_is_its_own():
     ids=["under-way", "just-changed"],
 )
 def test_a_claim_that_cannot_be_opened_again_says_why(existing):
-    with pytest.raises(UnderWayError, match=EVENT_ID):
+    with pytest.raises(ClaimInProgressError, match=EVENT_ID):
         reopen(RefusingClient(existing), existing)
 
 
@@ -456,10 +464,10 @@ def test_an_index_is_read_to_its_last_page():
                 "dispatched_at": 4,
             }
             last = {"LastEvaluatedKey": {"id": {"S": "e"}}} if self.pages % 3 else {}
-            return {"Items": [_to_attributes(item)], **last}
+            return {"Items": [_to_dynamodb(item)], **last}
 
     found = list(table(Client()).due())
-    assert len(found) == 3 * BUCKETS
+    assert len(found) == 3 * DUE_BUCKETS
     assert found[0] == Due(5, "e1", 2, Status.PROCESSING, 4)
 
 
@@ -468,7 +476,7 @@ def test_an_index_is_read_to_its_last_page():
 
 def test_a_claim_shows_what_the_interface_says_and_nothing_of_its_payload():
     claim = settled(processed_at="2026-01-31T12:00:02.500Z", audit=[RECORD], version=3)
-    assert claim.to_json() == {
+    assert claim_json(claim) == {
         "eventId": EVENT_ID,
         "interactionId": "interaction-1",
         "eventType": "created",
@@ -499,10 +507,10 @@ def test_a_claim_shows_what_the_interface_says_and_nothing_of_its_payload():
 
 
 def test_a_claim_that_is_being_worked_on_shows_until_when():
-    shown = make_claim(due_at=1_769_861_401).to_json()
+    shown = claim_json(make_claim(due_at=1_769_861_401))
     assert shown["dueAt"] == "2026-01-31T12:10:01.000Z"
     assert (shown["processedAt"], shown["lagMs"]) == (None, None)
-    assert shown["deliveries"]["crm"] == Delivery().to_json()
+    assert shown["deliveries"]["crm"] == delivery_json(Delivery())
     assert shown["deliveries"]["crm"]["outcome"] == Outcome.PENDING
 
 
@@ -528,8 +536,8 @@ def _record(**changes):
 
 
 def test_a_claim_as_it_was_written_holds():
-    assert _settled_with(_record()).problems() == []
-    assert make_claim().problems() == []
+    assert verify_claim(_settled_with(_record())) == []
+    assert verify_claim(make_claim()) == []
 
 
 @pytest.mark.parametrize(
@@ -545,7 +553,7 @@ def test_a_claim_as_it_was_written_holds():
     ids=["no-record", "anothers-record", "status", "outcome", "payload", "record"],
 )
 def test_a_claim_that_was_changed_behind_our_back_is_told(tampered):
-    assert tampered.problems()
+    assert verify_claim(tampered)
 
 
 def test_an_entry_of_an_index_that_cannot_be_read_hides_none_behind_it(caplog):
@@ -553,7 +561,7 @@ def test_an_entry_of_an_index_that_cannot_be_read_hides_none_behind_it(caplog):
         def query(self, **_):
             entry = {"due_at": 5, "id": "a", "version": 2, "dispatched_at": 4}
             items = [entry | {"status": "cancelled"}, entry | {"id": "b", "status": "processing"}]
-            return {"Items": list(map(_to_attributes, items))}
+            return {"Items": list(map(_to_dynamodb, items))}
 
     assert {due.key for due in table(Client()).due()} == {"b"}
     assert "entry of a in an index cannot be read" in caplog.text
@@ -562,4 +570,4 @@ def test_an_entry_of_an_index_that_cannot_be_read_hides_none_behind_it(caplog):
 def test_a_claim_that_cannot_be_read_is_told_as_such():
     broken = attributes_of(make_claim()) | {"audit": {"L": [{"S": "not json"}]}}
     with pytest.raises(UnknownSchemaError, match=f"claim of {EVENT_ID}: cannot be read"):
-        _from_attributes(broken)
+        claim_of_attributes(broken)

@@ -4,14 +4,13 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from tasks import cli
-from tasks.audit import make_record
-from tasks.claims import Due
+from tasks.claims import Delivery, Due, Outcome, Status
+from tasks.claims.audit import make_record
+from tasks.claims.intake import read_event
+from tasks.cli import audit, claims, output, stats
+from tasks.cli.output import claim_json
 from tasks.errors import StoreError
-from tasks.outcomes import Delivery, Outcome, Status
-from tasks.process import read_event
-
-from .samples import (
+from tests.support.samples import (
     EVENT_ID,
     PROD_RULES,
     RECEIVED_AT,
@@ -23,6 +22,9 @@ from .samples import (
 )
 
 WIDTH = 100
+
+MODULES = (audit, claims, output, stats)
+GROUPS = {"audit": audit.audit, "claims": claims.claims, "stats": stats.stats}
 
 
 def settled(key=EVENT_ID, **changes):
@@ -95,10 +97,11 @@ class Table:
 def run(monkeypatch):
     """Run a command over these claims."""
 
-    def run(command, *claims, exit_code=0):
-        monkeypatch.setattr(cli, "table", lambda: Table(*claims))
+    def run(command, *kept, exit_code=0):
+        for module in MODULES:
+            monkeypatch.setattr(module, "table", lambda: Table(*kept))
         group, *arguments = command.split()
-        result = CliRunner().invoke(getattr(cli, group), arguments)
+        result = CliRunner().invoke(GROUPS[group], arguments)
         assert result.exit_code == exit_code, result.output
         return result
 
@@ -178,7 +181,7 @@ def test_a_claim_is_one_json_object(run, claim):
     output = run(f"claims show {EVENT_ID} --json", claim).stdout
     assert output.count("\n") == 1
     shown = json.loads(output)
-    assert shown == json.loads(json.dumps(claim.to_json()))
+    assert shown == json.loads(json.dumps(claim_json(claim)))
     assert list(shown) == [
         "eventId",
         "interactionId",
@@ -217,9 +220,10 @@ def test_a_table_that_does_not_answer_is_told_on_stderr_and_exits_1(monkeypatch,
     def away():
         raise StoreError("DynamoDB get_item: Connect timeout")
 
-    monkeypatch.setattr(cli, "table", away)
+    for module in MODULES:
+        monkeypatch.setattr(module, "table", away)
     group, *arguments = command.split()
-    result = CliRunner().invoke(getattr(cli, group), arguments)
+    result = CliRunner().invoke(GROUPS[group], arguments)
     assert result.exit_code == 1
     assert result.stderr == "Error: DynamoDB get_item: Connect timeout\n"
 
@@ -359,7 +363,7 @@ def test_verify_all_goes_on_where_an_event_goes_away_meanwhile(monkeypatch):
         def get(self, key):
             return None if key == "one" else super().get(key)
 
-    monkeypatch.setattr(cli, "table", lambda: Expiring(settled("one"), settled("two")))
-    result = CliRunner().invoke(cli.audit, ["verify", "--all"])
+    monkeypatch.setattr(audit, "table", lambda: Expiring(settled("one"), settled("two")))
+    result = CliRunner().invoke(audit.audit, ["verify", "--all"])
     assert result.exit_code == 0, result.output
     assert "0 broken" in result.stderr

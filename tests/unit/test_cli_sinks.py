@@ -5,13 +5,12 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from tasks import cli_sinks
-from tasks.call import SinkClient
+from tasks.cli import sinks as cli_sinks
+from tasks.delivery.client import SinkClient
 from tasks.events import EventType
 from tasks.settings import load
 from tasks.sinks import SINKS
-
-from .loopback import answers, sends_and_closes, sink_that
+from tests.support.loopback import answers, sends_and_closes, sink_that
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 

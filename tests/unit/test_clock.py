@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.clock import elapsed_ms, from_rfc3339, now, paced, to_rfc3339
+from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
+from tasks.recovery.redrive import throttle
 
 moments = st.datetimes(
     min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - Hypothesis adds the zone
@@ -75,9 +76,9 @@ def test_a_pace_is_kept(monkeypatch, rate, takes, moments):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("tasks.clock.time", clock)
+    monkeypatch.setattr("tasks.recovery.redrive.time", clock)
     done = []
-    for item in paced(iter("abc"), rate):
+    for item in throttle(iter("abc"), rate):
         done.append((item, clock.now))
         clock.now += takes
     assert done == [

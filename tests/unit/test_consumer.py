@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks import consumer
-from tasks.consumer import REPORT_EVERY, Consumer
+from tasks.worker import consumer
+from tasks.worker.consumer import REPORT_EVERY, Consumer
 
 
 class Hub:

@@ -2,16 +2,16 @@ import json
 
 import pytest
 
-from tasks.cxone import context_in, endpoint_in
+from tasks.delivery.context import context_in, endpoint_in
+from tasks.delivery.http import Response
 from tasks.errors import DeliveryError, TransientDeliveryError
-from tasks.exchange import Answer
 
 CONTACT = {"contactId": "interaction-1", "firstName": "Jané"}
 
 
 def answer(status=200, said=None, *, whole=True):
     body = said if isinstance(said, bytes) else json.dumps(said).encode()
-    return Answer(status, None, body, whole)
+    return Response(status, None, body, whole)
 
 
 def refusal_of(function, *arguments, **options):
@@ -43,7 +43,7 @@ def test_a_context_is_the_object_that_is_answered():
 def test_data_that_lags_is_none_yet(given, how):
     error = refusal_of(context_in, given, "")
     assert isinstance(error, TransientDeliveryError)
-    assert not error.sick
+    assert not error.counts_as_failure
     assert str(error) == f"CXone has none yet: {how}"
 
 

@@ -1,10 +1,10 @@
 import pytest
 
-from tasks import oauth
-from tasks.cxone_settings import USUAL_DISCOVERY, VARIABLES, configure
 from tasks.errors import SettingsError
 from tasks.settings import load
-from tasks.variables import Reader
+from tasks.settings.cxone import DEFAULT_DISCOVERY_URL, VARIABLES, configure
+from tasks.settings.environment import Reader
+from tasks.settings.http import MAX_TOKEN_SECONDS
 
 #: The end of a variable → good values and bad ones.
 TABLE = {
@@ -78,7 +78,7 @@ def test_what_is_set_is_what_the_grant_is_asked_with():
     cxone = load(ON).cxone
     assert cxone.form == {"grant_type": "client_credentials", "scope": "view:interactions"}
     assert cxone.client == ("client", "s3cr3t")
-    assert cxone.discovery_url == USUAL_DISCOVERY
+    assert cxone.discovery_url == DEFAULT_DISCOVERY_URL
     assert "s3cr3t" not in repr(cxone)
 
 
@@ -140,8 +140,8 @@ def test_an_event_goes_without_its_context_before_it_is_given_up():
 def test_the_lease_has_room_for_waiting_for_the_context():
     settings = load(ON)
     crm, analytics = settings.sinks["crm"], settings.sinks["analytics"]
-    assert settings.cxone.longest == 10 + oauth.LONGEST + 1
-    assert crm.attempt == analytics.attempt + settings.cxone.longest
+    assert settings.cxone.max_seconds == 10 + MAX_TOKEN_SECONDS + 1
+    assert crm.attempt_timeout == analytics.attempt_timeout + settings.cxone.max_seconds
     assert problems_of({**ON, "CXONE_TIMEOUT_SECONDS": "300"}) == ["CLAIM_LEASE_SECONDS"]
 
 

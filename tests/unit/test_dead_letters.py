@@ -3,12 +3,11 @@ import json
 import pytest
 import requests
 
-from tasks import dead_letters
-from tasks.dead_letters import TRIES, DeadLetter, DeadLetters, Fate, Ingest
 from tasks.errors import IngestError
-
-from .loopback import answers, sends_and_closes, sink_that
-from .samples import EVENT_ID, make_envelope, without
+from tasks.recovery import dead_letters
+from tasks.recovery.dead_letters import TRIES, DeadLetter, DeadLetters, Ingest, SubmitResult
+from tests.support.loopback import answers, sends_and_closes, sink_that
+from tests.support.samples import EVENT_ID, make_envelope, without
 
 
 def letter(body):
@@ -105,28 +104,28 @@ def test_an_event_knows_its_id():
 def test_what_is_no_event_is_not_sent(body):
     assert letter(body).event_id is None
     (fate, _), requests = take(accepts(accepted=1), letter(body))
-    assert fate is Fate.NOT_AN_EVENT
+    assert fate is SubmitResult.NOT_AN_EVENT
     assert requests == []
 
 
 def test_an_event_is_sent_as_it_came(waits):
     body = json.dumps(make_envelope(time="2026-01-31T12:00:00Z"), indent=4)
     (fate, _), (request,) = take(accepts(accepted=1, ignored=0), letter(body))
-    assert fate is Fate.ACCEPTED
+    assert fate is SubmitResult.ACCEPTED
     assert request.body == body.encode()
     assert request.headers["x-api-key"] == "s3cr3t"
     assert request.headers["Content-Type"] == "application/json"
 
 
 def test_an_event_of_another_source_is_not_accepted():
-    assert take(accepts(accepted=0, ignored=1))[0] == (Fate.IGNORED, "")
+    assert take(accepts(accepted=0, ignored=1))[0] == (SubmitResult.IGNORED, "")
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "413 Content Too Large"])
 def test_an_event_that_can_never_be_taken_is_refused(status):
     script = answers(status, body=b'{"error": "detail: Missing."}')
     fate, why = take(script)[0]
-    assert fate is Fate.REFUSED
+    assert fate is SubmitResult.REFUSED
     assert why.startswith(status[:3])
     assert why.endswith(": detail: Missing.")
 
@@ -159,7 +158,7 @@ def test_ingest_that_is_busy_is_asked_again_when_it_says(waits):
         next(scripts)(connection, over)
 
     (fate, _), requests = take(one_after_the_other)
-    assert fate is Fate.ACCEPTED
+    assert fate is SubmitResult.ACCEPTED
     assert waits == [7.0]
     assert len(requests) == 2
 

@@ -15,12 +15,11 @@ from dashboard.retry import prospect, task_after
 from dashboard.task import TaskId, desk_of, event_of_arguments, is_of, parse_task_id, task_of
 from dashboard.timeline import generations, timeline
 from dashboard.words import ago, duration
-from tasks.audit import make_record
+from tasks.claims import Call, Delivery, Outcome, Status
+from tasks.claims.audit import make_record
 from tasks.clock import from_rfc3339
 from tasks.errors import FieldError
-from tasks.outcomes import Call, Delivery, Outcome, Status
-
-from .samples import EVENT_ID, RECEIVED_AT, TIME, delivered, failed, make_claim
+from tests.support.samples import EVENT_ID, RECEIVED_AT, TIME, delivered, failed, make_claim
 
 # ── Who is there ──────────────────────────────────────────────────────────────────────────────
 

@@ -7,14 +7,12 @@ import pytest
 from dashboard import events
 from dashboard.events import UNFINISHED, Filter, can_redrive, listing, place, search
 from dashboard.redrives import NOT_VALID, Progress, Run, choose, remaining, work
-from tasks.claims import Due, Place, Summary
+from tasks.claims import Cursor, Delivery, Due, Status, Summary
 from tasks.clock import now
 from tasks.errors import ClaimNotFoundError, StoreError
 from tasks.events import EventType
-from tasks.outcomes import Delivery, Status
-from tasks.redrive import Answer
-
-from .samples import PROD_RULES, delivered, failed, make_claim
+from tasks.recovery.redrive import RedriveAnswer
+from tests.support.samples import PROD_RULES, delivered, failed, make_claim
 
 
 def summary(number=0, status=Status.COMPLETED, kind="created", **deliveries):
@@ -118,7 +116,7 @@ class FakeClaims:
         self.read = 0
 
     def newest(self, since, until, after):
-        places = [Place(s.received_at, s.id) for s in self.summaries]
+        places = [Cursor(s.received_at, s.id) for s in self.summaries]
         start = places.index(after) + 1 if after else 0
         for entry in self.summaries[start:]:
             self.read += 1
@@ -159,7 +157,7 @@ def test_a_search_among_many_ends_and_says_where(monkeypatch):
     page = listing(claims, Filter(status=Status.FAILED), None)
     assert page.events == []
     assert page.looked_back_to == summary(7).received_at
-    assert page.after == Place(summary(7).received_at, "event-7")
+    assert page.after == Cursor(summary(7).received_at, "event-7")
     assert listing(claims, Filter(status=Status.FAILED), page.after).looked_back_to
 
 
@@ -180,7 +178,7 @@ def test_an_id_finds_the_event_or_those_of_its_interaction():
 
 def test_a_place_is_a_time_and_an_id():
     assert place("") is None
-    assert place("2026-01-31T12:00:00.000Z an-id") == Place("2026-01-31T12:00:00.000Z", "an-id")
+    assert place("2026-01-31T12:00:00.000Z an-id") == Cursor("2026-01-31T12:00:00.000Z", "an-id")
     for wrong in ("x", "an-id 2026-01-31T12:00:00.000Z", "2026-01-31 an-id"):
         with pytest.raises(ValueError, match=r"[Ii]nvalid|no time zone"):
             place(wrong)
@@ -281,9 +279,9 @@ def test_a_run_redrives_each_at_its_pace_in_the_name_of_who_started_it(monkeypat
         asked.append((key, actor, sink))
         if key == "b":
             raise ClaimNotFoundError
-        return Answer.REDRIVEN
+        return RedriveAnswer.REDRIVEN
 
-    monkeypatch.setattr("dashboard.redrives.redrive", redrive)
+    monkeypatch.setattr("dashboard.redrives.redrive_event", redrive)
     runs = FakeRuns("a", "b", "c")
     work(runs, RUN, object(), PROD_RULES)
     assert asked == [(key, "ann", "crm") for key in "abc"]
@@ -296,7 +294,7 @@ def test_a_run_stops_where_dynamodb_does_not_answer(monkeypatch, slept):
     def redrive(*_, **__):
         raise StoreError("away")
 
-    monkeypatch.setattr("dashboard.redrives.redrive", redrive)
+    monkeypatch.setattr("dashboard.redrives.redrive_event", redrive)
     runs = FakeRuns("a", "b")
     work(runs, RUN, object(), PROD_RULES)
     assert (runs.keys, runs.answers, runs.ended) == (["a", "b"], [], True)

@@ -2,19 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.breaker import Look, State
-from tasks.claims import Due
-from tasks.drain import DOUBLING, pace, step
-from tasks.outcomes import Status
+from tasks.claims import Due, Status
+from tasks.delivery.circuit_breaker import BreakerStatus, State
+from tasks.drain import PACE_DOUBLING_SECONDS, pace, step
 from tasks.settings import settings
+from tests.support.samples import make_claim
 
-from .samples import make_claim
 from .test_settle import OneClaim
 from .test_sweep import KEYS, WORN_OUT
 
 CEILING = 100
 
-OPEN = Look(State.OPEN, failures=0, opened=1, probe_in=7, closed_for=None)
+OPEN = BreakerStatus(State.OPEN, failures=0, opened=1, probe_in=7, closed_for=None)
 HALF_OPEN = replace(OPEN, state=State.HALF_OPEN, probe_in=0)
 NEVER_OPENED = replace(HALF_OPEN, state=State.CLOSED, opened=0)
 
@@ -24,32 +23,32 @@ def closed_for(seconds):
 
 
 @pytest.mark.parametrize(
-    ("look", "a_second"),
+    ("status", "a_second"),
     [
         pytest.param(OPEN, 0, id="open"),
         pytest.param(replace(OPEN, closed_for=10**6), 0, id="open-once-more"),
         pytest.param(HALF_OPEN, 1, id="half-open"),
         pytest.param(replace(HALF_OPEN, closed_for=10**6), 1, id="half-open-once-more"),
         pytest.param(closed_for(0), 1, id="just-closed"),
-        pytest.param(closed_for(DOUBLING), 2, id="doubled-once"),
-        pytest.param(closed_for(3 * DOUBLING), 8, id="doubled-three-times"),
-        pytest.param(closed_for(6.5 * DOUBLING), 90, id="in-between"),
-        pytest.param(closed_for(7 * DOUBLING), CEILING, id="at-its-ceiling"),
+        pytest.param(closed_for(PACE_DOUBLING_SECONDS), 2, id="doubled-once"),
+        pytest.param(closed_for(3 * PACE_DOUBLING_SECONDS), 8, id="doubled-three-times"),
+        pytest.param(closed_for(6.5 * PACE_DOUBLING_SECONDS), 90, id="in-between"),
+        pytest.param(closed_for(7 * PACE_DOUBLING_SECONDS), CEILING, id="at-its-ceiling"),
         pytest.param(closed_for(10**9), CEILING, id="long-ago"),
         pytest.param(NEVER_OPENED, CEILING, id="nothing-known"),
     ],
 )
-def test_the_pace_of_a_drain(look, a_second):
-    assert pace(look, CEILING) == a_second
+def test_the_pace_of_a_drain(status, a_second):
+    assert pace(status, CEILING) == a_second
 
 
 class Breaker:
     """A breaker that stands like this."""
 
-    def __init__(self, look):
-        self._look = look
+    def __init__(self, status):
+        self._look = status
 
-    def look(self):
+    def status(self):
         return self._look
 
 
@@ -88,9 +87,9 @@ class Parked:
         return self.tables[head.id].settle(head, *written)
 
 
-def drained(claims, look, waiting=0):
+def drained(claims, status, waiting=0):
     """One step: which were taken, how many that was, and whether it goes on."""
-    taken, goes_on = step(claims, Queue(waiting), Breaker(look), "crm", "drain-1")
+    taken, goes_on = step(claims, Queue(waiting), Breaker(status), "crm", "drain-1")
     assert taken == len(claims.tables)
     return list(claims.tables), goes_on
 
@@ -108,23 +107,29 @@ def test_a_sink_that_has_just_recovered_gets_one_and_the_next_step_follows():
 
 
 def test_the_oldest_go_first_ever_faster():
-    assert drained(Parked(KEYS), closed_for(2 * DOUBLING)) == (KEYS[:4], True)
+    assert drained(Parked(KEYS), closed_for(2 * PACE_DOUBLING_SECONDS)) == (KEYS[:4], True)
 
 
 def test_the_last_step_ends_it():
-    assert drained(Parked(KEYS), closed_for(10 * DOUBLING)) == (KEYS, False)
-    assert drained(Parked([]), closed_for(10 * DOUBLING)) == ([], False)
+    assert drained(Parked(KEYS), closed_for(10 * PACE_DOUBLING_SECONDS)) == (KEYS, False)
+    assert drained(Parked([]), closed_for(10 * PACE_DOUBLING_SECONDS)) == ([], False)
 
 
 def test_fresh_events_go_first():
-    assert drained(Parked(KEYS), closed_for(2 * DOUBLING), waiting=1) == (KEYS[:3], True)
-    assert drained(Parked(KEYS), closed_for(2 * DOUBLING), waiting=4) == ([], True)
-    assert drained(Parked(KEYS), closed_for(2 * DOUBLING), waiting=10_000) == ([], True)
+    assert drained(Parked(KEYS), closed_for(2 * PACE_DOUBLING_SECONDS), waiting=1) == (
+        KEYS[:3],
+        True,
+    )
+    assert drained(Parked(KEYS), closed_for(2 * PACE_DOUBLING_SECONDS), waiting=4) == ([], True)
+    assert drained(Parked(KEYS), closed_for(2 * PACE_DOUBLING_SECONDS), waiting=10_000) == (
+        [],
+        True,
+    )
 
 
 def test_what_somebody_else_took_is_passed_by():
     claims = Parked(KEYS, taken=KEYS[:5])
-    assert drained(claims, closed_for(2 * DOUBLING)) == (KEYS[5:9], True)
+    assert drained(claims, closed_for(2 * PACE_DOUBLING_SECONDS)) == (KEYS[5:9], True)
 
 
 def test_it_is_never_faster_than_sweeps():

@@ -5,20 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.events import (
-    Abandoned,
-    Completed,
-    Created,
     Envelope,
     EventType,
-    Routed,
-    Transferred,
     canonical_json,
     event_from_json,
+    parse_detail,
     payload_hash,
 )
-from tasks.schemas import parse_detail
-
-from .samples import EVENT_ID, TIME, make_detail
+from tasks.events.model import Abandoned, Completed, Created, Routed, Transferred
+from tests.support.samples import EVENT_ID, TIME, make_detail
 
 COMMON = {"interaction_id": "interaction-1", "timestamp": TIME, "account_id": "account-1"}
 COMMON_JSON = {"interactionId": "interaction-1", "timestamp": TIME, "accountId": "account-1"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.excerpt import BLOT, LONGEST, excerpt, strings_in
+from tasks.delivery.redaction import MAX_EXCERPT_BYTES, REDACTED, excerpt, strings_in
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from tasks.excerpt import BLOT, LONGEST, excerpt, strings_in
         ("left\u202eright\u200b".encode(), "leftright"),
         ("schlüssel".encode(), "schlüssel"),
         ("schlüssel".encode("latin-1"), "schl�ssel"),
-        (b"x" * 5_000, "x" * LONGEST),
-        ("é".encode() * 5_000, "é" * (LONGEST // 2)),
-        (b"x" + "é".encode() * 5_000, "x" + "é" * (LONGEST // 2 - 1)),
+        (b"x" * 5_000, "x" * MAX_EXCERPT_BYTES),
+        ("é".encode() * 5_000, "é" * (MAX_EXCERPT_BYTES // 2)),
+        (b"x" + "é".encode() * 5_000, "x" + "é" * (MAX_EXCERPT_BYTES // 2 - 1)),
     ],
 )
 def test_an_excerpt_is_one_short_line(body, kept):
@@ -51,7 +51,7 @@ VALUE = 'Jané "4711" a/b & <c>'
 )
 def test_what_is_hidden_is_blotted_out_however_it_is_written(escaped):
     kept = excerpt(f"the value {escaped} is wrong".encode(), [VALUE], whole=True)
-    assert kept.replace('"', "") == f"the value {BLOT} is wrong"
+    assert kept.replace('"', "") == f"the value {REDACTED} is wrong"
 
 
 def test_the_longest_is_blotted_out_first():
@@ -71,14 +71,14 @@ def test_what_ends_by_itself_keeps_its_end():
     assert excerpt(b"it is s", ["s3cr3t"], whole=True) == "it is s"
 
 
-texts = st.text(st.characters(exclude_characters=BLOT, codec="utf-8"), max_size=40)
+texts = st.text(st.characters(exclude_characters=REDACTED, codec="utf-8"), max_size=40)
 
 
 @given(texts, st.lists(texts, max_size=5), st.lists(st.integers(0, 4), max_size=9), st.booleans())
 def test_nothing_hidden_is_ever_kept(between, hidden, order, whole):
     echoed = between.join(hidden[n] for n in order if n < len(hidden))
     kept = excerpt(echoed.encode(), hidden, whole=whole)
-    assert len(kept.encode()) <= LONGEST
+    assert len(kept.encode()) <= MAX_EXCERPT_BYTES
     assert kept == "" or kept.isprintable()
     for text in hidden:
         line = excerpt(text.encode(), [], whole=True)
@@ -88,7 +88,7 @@ def test_nothing_hidden_is_ever_kept(between, hidden, order, whole):
 
 @given(st.binary(max_size=2_000), st.booleans())
 def test_any_bytes_make_an_excerpt(body, whole):
-    assert len(excerpt(body, ["hidden"], whole=whole).encode()) <= LONGEST
+    assert len(excerpt(body, ["hidden"], whole=whole).encode()) <= MAX_EXCERPT_BYTES
 
 
 def test_the_strings_of_a_body_are_its_values():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.delivery.http import error_for_status, seconds_of
 from tasks.errors import DeliveryError, TransientDeliveryError
-from tasks.exchange import judge, seconds_of
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
@@ -34,16 +34,16 @@ ANSWERS = {
 
 @pytest.mark.parametrize("status", DELIVERED)
 def test_a_2xx_is_delivered(status):
-    assert judge(status, None, NOW) is None
-    assert judge(status, "120", NOW) is None
+    assert error_for_status(status, None, NOW) is None
+    assert error_for_status(status, "120", NOW) is None
 
 
 @pytest.mark.parametrize("status", ANSWERS)
 def test_what_any_other_answer_means(status):
     kind, sick, ending = ANSWERS[status]
-    error = judge(status, "120", NOW)
+    error = error_for_status(status, "120", NOW)
     assert type(error) is kind
-    assert getattr(error, "sick", None) is sick
+    assert getattr(error, "counts_as_failure", None) is sick
     assert getattr(error, "retry_after", None) == (
         120.0 if kind is TransientDeliveryError else None
     )
@@ -53,7 +53,7 @@ def test_what_any_other_answer_means(status):
 
 @pytest.mark.parametrize("status", SICK + PATIENCE)
 def test_a_sink_need_not_say_when_to_come_back(status):
-    assert judge(status, None, NOW).retry_after is None
+    assert error_for_status(status, None, NOW).retry_after is None
 
 
 # ── Retry-After ───────────────────────────────────────────────────────────────────────────────
@@ -114,6 +114,6 @@ dates_gone_wrong = st.from_regex(
 
 @given(header_texts | dates_gone_wrong, st.sampled_from([429, 503]))
 def test_whatever_a_sink_says_in_retry_after_it_is_an_answer(text, status):
-    error = judge(status, text, NOW)
+    error = error_for_status(status, text, NOW)
     assert type(error) is TransientDeliveryError
     assert error.retry_after is None or error.retry_after >= 0

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 import tasks
-from tasks.settings import variables
-from tasks.sink_variables import variables_of
+from tasks.settings.model import variables
+from tasks.settings.sink_table import variables_of
 from tasks.sinks import SINKS
-
-from .loopback import answers, sink_that
+from tests.support.loopback import answers, sink_that
 
 ROOT = Path(tasks.__file__).parents[1]
 PAGE = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
@@ -24,9 +23,9 @@ PAGE = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
 LOOK = """
 import json
 from tasks.celery import app
-from tasks.settings import load, variables
+from tasks.settings import Role, load
+from tasks.settings.model import variables
 from tasks.sinks import SINKS
-from tasks.variables import Role
 
 app.loader.import_default_modules()
 settings = load({})

@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.auth import is_known
-from ingest.envelope import MAX_DEPTH, MAX_RECORDS, TooManyError, parse
-from ingest.queue import BacklogError, BrokerAwayError
+from ingest.body import MAX_DEPTH, MAX_RECORDS, TooManyEventsError, parse
+from ingest.publisher import BacklogError, BrokerAwayError
 from ingest.wsgi import Ingest
 from tasks.clock import from_rfc3339
 from tasks.errors import InvalidEventError
-from tasks.schemas import load_envelope
-from tasks.settings import load
-from tasks.variables import Role
-
-from .samples import EVENT_ID, attempt, make_envelope, without
-from .strategies import bent_envelopes, json_values
+from tasks.events import load_envelope
+from tasks.settings import Role, load
+from tests.support.samples import EVENT_ID, attempt, make_envelope, without
+from tests.support.strategies import bent_envelopes, json_values
 
 
 def as_body(value):
@@ -59,7 +57,9 @@ def test_records_must_be_an_array(records):
 @pytest.mark.parametrize("wrap", [list, lambda r: {"Records": r}], ids=["array", "Records"])
 def test_a_request_brings_no_more_than_so_many_events(wrap):
     assert len(parse(as_body(wrap([{}] * MAX_RECORDS))).records) == MAX_RECORDS
-    with pytest.raises(TooManyError, match=f"Has {MAX_RECORDS + 1} events; at most {MAX_RECORDS}"):
+    with pytest.raises(
+        TooManyEventsError, match=f"Has {MAX_RECORDS + 1} events; at most {MAX_RECORDS}"
+    ):
         parse(as_body(wrap([{}] * (MAX_RECORDS + 1))))
 
 

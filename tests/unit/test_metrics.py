@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.metrics import LAG_BOUNDS, added_up, lag_bucket, lag_percentile, name_of
+from tasks.counters import LAG_BOUNDS, added_up, lag_bucket, lag_percentile, name_of
 
 
 @pytest.mark.parametrize(

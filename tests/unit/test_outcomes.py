@@ -4,21 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.outcomes import (
-    CALLS_KEPT,
-    Call,
-    Delivery,
-    Outcome,
-    Report,
-    Status,
-    merge,
-    newest,
-    status_of,
-    undelivered,
-)
-
-from .samples import delivered, failed, report
-from .strategies import deliveries, deliveries_by_sink, reports, rounds
+from tasks.claims import Call, Delivery, Outcome, Report, Status
+from tasks.claims.outcomes import CALLS_KEPT, merge, newest, status_of, undelivered
+from tasks.cli.output import delivery_json
+from tests.support.samples import delivered, failed, report
+from tests.support.strategies import deliveries, deliveries_by_sink, reports, rounds
 
 PENDING = Delivery()
 PARKED = Delivery(outcome=Outcome.PARKED, at="2026-01-31T12:00:03.000Z")
@@ -198,7 +188,7 @@ def test_a_report_comes_back_from_its_json(said):
 
 
 def test_a_delivery_shows_how_it_stands():
-    assert failed("503 Service Unavailable", attempts=5).to_json() == {
+    assert delivery_json(failed("503 Service Unavailable", attempts=5)) == {
         "outcome": "failed",
         "attempts": 5,
         "error": "503 Service Unavailable",
@@ -212,7 +202,9 @@ def test_a_delivery_shows_its_calls():
         Call(1_769_860_830_000, 12, 503, "503 Service Unavailable"),
         Call(1_769_860_831_500, 7),
     )
-    shown = replace(failed("no answer within 10 s", attempts=2), calls=calls).to_json()["calls"]
+    shown = delivery_json(replace(failed("no answer within 10 s", attempts=2), calls=calls))[
+        "calls"
+    ]
     assert shown == [
         {
             "at": "2026-01-31T12:00:30.000Z",

@@ -8,7 +8,7 @@ from dashboard import overview
 from dashboard.overview import SPANS, Problem, ended, plots, problems
 from dashboard.runbook import runbook
 from tasks.clock import from_rfc3339, to_rfc3339
-from tasks.metrics import lag_bucket, name_of
+from tasks.counters import lag_bucket, name_of
 
 from .test_prometheus import SEEN, UNSEEN
 

@@ -6,16 +6,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.audit import verify
-from tasks.claims import Conflict, Duplicate, Won
+from tasks.claims import Acquired, Conflict, Delivery, Duplicate, Status
+from tasks.claims.audit import verify_chain
+from tasks.claims.intake import MAX_PAYLOAD_BYTES, given_up_claim, read_event
 from tasks.dispatch import delivery_payload, event_of, settle_signature
 from tasks.errors import InvalidEventError
-from tasks.events import canonical_json, event_from_json, payload_hash
-from tasks.outcomes import Delivery, Status
-from tasks.process import LARGEST_PAYLOAD, claim_event, given_up, read_event
-from tasks.schemas import load_envelope, parse_detail
-
-from .samples import (
+from tasks.events import canonical_json, event_from_json, load_envelope, parse_detail, payload_hash
+from tasks.process import claim_event
+from tests.support.samples import (
     EVENT_ID,
     PROD_RULES,
     RECEIVED_AT,
@@ -29,7 +27,7 @@ from .samples import (
     make_detail,
     make_envelope,
 )
-from .strategies import bent_envelopes, json_texts, json_values
+from tests.support.strategies import bent_envelopes, json_texts, json_values
 
 
 def read(raw, key=EVENT_ID):
@@ -108,7 +106,7 @@ def test_an_invalid_event_is_failed_at_once_with_the_reasons_in_its_record():
     assert record["downstreamResults"] == []
     assert record["processedAt"] == claim.processed_at
     assert [error["field"] for error in record["validationErrors"]] == ["detail.channel"]
-    assert verify(claim.audit) == []
+    assert verify_chain(claim.audit) == []
 
 
 def test_everything_wrong_is_told_at_once_schema_and_rules():
@@ -162,7 +160,7 @@ def test_without_a_key_there_is_nothing_to_keep_it_under(key):
 
 @pytest.mark.parametrize("raw", [make_envelope(), {"no": "envelope"}], ids=["event", "other"])
 def test_an_event_that_keeps_killing_its_worker_is_failed_without_a_look_into_it(raw):
-    claim = given_up(EVENT_ID, raw, RECEIVED_AT)
+    claim = given_up_claim(EVENT_ID, raw, RECEIVED_AT)
     assert claim.status is Status.FAILED
     assert claim.deliveries == {}
     assert claim.interaction_id is None
@@ -171,7 +169,7 @@ def test_an_event_that_keeps_killing_its_worker_is_failed_without_a_look_into_it
     assert record["validationErrors"] == [
         {"field": "event", "message": "Given up: it kept killing its worker."}
     ]
-    assert verify(claim.audit) == []
+    assert verify_chain(claim.audit) == []
 
 
 def noise(length):
@@ -180,7 +178,7 @@ def noise(length):
 
 
 def test_an_event_too_large_to_keep_is_invalid_and_only_its_hash_is_kept():
-    raw = make_envelope(detail=make_detail(recording=noise(4 * LARGEST_PAYLOAD)))
+    raw = make_envelope(detail=make_detail(recording=noise(4 * MAX_PAYLOAD_BYTES)))
     assert list(errors_of(raw)) == ["event"]
     claim, _ = read(raw)
     assert claim.payload == b""
@@ -190,7 +188,7 @@ def test_an_event_too_large_to_keep_is_invalid_and_only_its_hash_is_kept():
 def test_a_large_event_that_compresses_is_taken():
     claim, event = read(make_envelope(detail=make_detail(transcript="hello " * 200_000)))
     assert event
-    assert len(claim.payload) > LARGEST_PAYLOAD
+    assert len(claim.payload) > MAX_PAYLOAD_BYTES
 
 
 @pytest.mark.parametrize(
@@ -235,7 +233,7 @@ def test_any_json_gets_a_claim_or_is_refused_by_name(key, raw):
         claim, event = got
         assert claim.id == key
         assert (event is None) == (claim.status is Status.FAILED)
-        assert verify(claim.audit) == []
+        assert verify_chain(claim.audit) == []
 
 
 def nested(levels):
@@ -270,7 +268,7 @@ class Table:
 
 
 @pytest.mark.parametrize(
-    ("answer", "word"), [(Won, "invalid"), (Duplicate, "duplicate"), (Conflict, "conflict")]
+    ("answer", "word"), [(Acquired, "invalid"), (Duplicate, "duplicate"), (Conflict, "conflict")]
 )
 def test_an_event_that_is_not_delivered_says_why(answer, word):
     claim, event = read(make_envelope(detail={}))
@@ -311,5 +309,5 @@ def test_settle_is_asked_for_by_an_id_that_tells_the_story():
     assert signature.task == "settle"
     assert signature.id == f"{EVENT_ID}.settle.3"
     assert signature.args == (EVENT_ID,)
-    assert signature.kwargs == {"head": claim.head.to_json(), "generation": 3}
+    assert signature.kwargs == {"head": claim.snapshot.to_json(), "generation": 3}
     assert signature.options["headers"] == {"chord_size": 1}

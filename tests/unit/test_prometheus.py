@@ -4,8 +4,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis.exceptions import ConnectionError as AwayError
 
-from tasks import prometheus
-from tasks.prometheus import exposition
+from tasks.observability import prometheus
+from tasks.observability.prometheus import exposition
 from tasks.sinks import SINKS
 
 SEEN = {

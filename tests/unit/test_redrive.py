@@ -6,15 +6,14 @@ from datetime import datetime, timedelta
 import pytest
 from click.testing import CliRunner
 
-from tasks import cli_redrive
+from tasks.claims import Delivery, Outcome, Status
+from tasks.claims.intake import read_event
+from tasks.cli import redrive as cli_redrive
 from tasks.clock import from_rfc3339, now
 from tasks.errors import ClaimNotFoundError, StoreError
 from tasks.events import canonical_json
-from tasks.outcomes import Delivery, Outcome, Status
-from tasks.process import read_event
-from tasks.redrive import Answer, Selection, envelope_of, redrive
-
-from .samples import (
+from tasks.recovery.redrive import RedriveAnswer, Selection, envelope_of, redrive_event
+from tests.support.samples import (
     EVENT_ID,
     PROD_RULES,
     RECEIVED_AT,
@@ -69,7 +68,7 @@ class Table:
     def reopen(self, *_, **__):
         pytest.fail("a claim was reopened")
 
-    revive = reopen
+    replace_invalid = reopen
 
 
 RECEIVED = from_rfc3339(RECEIVED_AT)
@@ -106,25 +105,25 @@ def test_what_is_selected(asked, found):
 @pytest.mark.parametrize(
     ("key", "options", "answer"),
     [
-        ("crm-503", {}, Answer.REDRIVABLE),
-        ("crm-503", {"sink": "crm"}, Answer.REDRIVABLE),
-        ("crm-503", {"sink": "analytics"}, Answer.NOTHING_TO_DO),
-        ("crm-503", {"sink": "analytics", "force": True}, Answer.REDRIVABLE),
-        ("completed", {}, Answer.NOTHING_TO_DO),
-        ("completed", {"force": True}, Answer.REDRIVABLE),
-        ("under-way", {}, Answer.UNDER_WAY),
-        ("invalid", {}, Answer.STILL_INVALID),
+        ("crm-503", {}, RedriveAnswer.REDRIVABLE),
+        ("crm-503", {"sink": "crm"}, RedriveAnswer.REDRIVABLE),
+        ("crm-503", {"sink": "analytics"}, RedriveAnswer.NOTHING_TO_DO),
+        ("crm-503", {"sink": "analytics", "force": True}, RedriveAnswer.REDRIVABLE),
+        ("completed", {}, RedriveAnswer.NOTHING_TO_DO),
+        ("completed", {"force": True}, RedriveAnswer.REDRIVABLE),
+        ("under-way", {}, RedriveAnswer.IN_PROGRESS),
+        ("invalid", {}, RedriveAnswer.STILL_INVALID),
     ],
 )
 def test_a_dry_run_tells_what_would_come_of_it_and_does_nothing(key, options, answer):
-    found = redrive(Table(*CLAIMS), PROD_RULES, key, actor="zoe", dry_run=True, **options)
+    found = redrive_event(Table(*CLAIMS), PROD_RULES, key, actor="zoe", dry_run=True, **options)
     assert found is answer
 
 
 def test_a_dry_run_reads_an_invalid_event_anew():
     mended = replace(invalid(), payload=canonical_json(make_envelope()))
-    answer = redrive(Table(mended), PROD_RULES, EVENT_ID, actor="zoe", dry_run=True)
-    assert answer is Answer.REDRIVABLE
+    answer = redrive_event(Table(mended), PROD_RULES, EVENT_ID, actor="zoe", dry_run=True)
+    assert answer is RedriveAnswer.REDRIVABLE
 
 
 @pytest.mark.parametrize(
@@ -134,17 +133,22 @@ def test_a_dry_run_reads_an_invalid_event_anew():
 )
 def test_what_cannot_be_redriven_is_told(key, sink):
     with pytest.raises(ClaimNotFoundError, match=key):
-        redrive(Table(*CLAIMS), PROD_RULES, key, actor="zoe", sink=sink)
+        redrive_event(Table(*CLAIMS), PROD_RULES, key, actor="zoe", sink=sink)
 
 
 def test_what_this_release_cannot_read_is_left_as_it_is():
     unreadable = replace(CLAIMS[0], payload=canonical_json({"detail": {"channel": "fax"}}))
-    assert redrive(Table(unreadable), PROD_RULES, "crm-503", actor="z") is Answer.STILL_INVALID
+    assert (
+        redrive_event(Table(unreadable), PROD_RULES, "crm-503", actor="z")
+        is RedriveAnswer.STILL_INVALID
+    )
 
 
 def test_a_sink_that_is_no_more_is_left_out():
     gone = settled(fax=Delivery(outcome=Outcome.FAILED), crm=delivered())
-    assert redrive(Table(gone), PROD_RULES, EVENT_ID, actor="z") is Answer.NOTHING_TO_DO
+    assert (
+        redrive_event(Table(gone), PROD_RULES, EVENT_ID, actor="z") is RedriveAnswer.NOTHING_TO_DO
+    )
 
 
 def test_an_envelope_comes_back_as_it_came():
@@ -177,8 +181,8 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("tasks.cli_pace.time", clock)
-    monkeypatch.setattr("tasks.clock.time", clock)
+    monkeypatch.setattr("tasks.cli.options.time", clock)
+    monkeypatch.setattr("tasks.recovery.redrive.time", clock)
     return clock
 
 
@@ -186,7 +190,7 @@ def clock(monkeypatch):
 def run(monkeypatch, clock):
     """Run the command; each redrive comes to the next of these answers."""
 
-    def run(*words, answers=(Answer.REDRIVEN,), takes=0.0, exit_code=0):
+    def run(*words, answers=(RedriveAnswer.REDRIVEN,), takes=0.0, exit_code=0):
         coming = itertools.cycle(answers)
 
         def redrive_one(_table, _rules, key, **options):
@@ -197,7 +201,7 @@ def run(monkeypatch, clock):
                 raise answer
             return answer
 
-        monkeypatch.setattr(cli_redrive, "redrive_one", redrive_one)
+        monkeypatch.setattr(cli_redrive, "redrive_event", redrive_one)
         monkeypatch.setattr(cli_redrive, "table", lambda: Table(*CLAIMS))
         result = CliRunner().invoke(cli_redrive.redrive, words)
         assert result.exit_code == exit_code, result.output
@@ -216,7 +220,7 @@ def test_redrives_are_paced(run, clock):
 
 
 def test_a_dry_run_takes_no_time(run, clock):
-    result = run("--rate", "0.1", "--dry-run", "a", "b", answers=[Answer.REDRIVABLE])
+    result = run("--rate", "0.1", "--dry-run", "a", "b", answers=[RedriveAnswer.REDRIVABLE])
     assert [moment for moment, *_ in clock.redrives] == [1000.0, 1000.0]
     assert all(options["dry_run"] for *_, options in clock.redrives)
     assert result.stdout == "a: would be redriven\nb: would be redriven\n"
@@ -225,7 +229,7 @@ def test_a_dry_run_takes_no_time(run, clock):
 
 def test_many_are_summed_up_and_their_progress_is_told(run):
     keys = [f"event-{number}" for number in range(100)]
-    answers = [Answer.REDRIVEN] * 4 + [Answer.UNDER_WAY]
+    answers = [RedriveAnswer.REDRIVEN] * 4 + [RedriveAnswer.IN_PROGRESS]
     result = run("--rate", "2", *keys, answers=answers)
     assert result.stdout.splitlines() == [f"event-{n}: under way" for n in range(4, 100, 5)]
     *progress, said = result.stderr.splitlines()
@@ -254,7 +258,7 @@ def test_a_user_without_a_name_may_ask_as_well(run, clock, monkeypatch, error):
 
 def test_an_unknown_one_keeps_none_of_the_others(run, clock):
     unknown = ClaimNotFoundError("no claim of a: it never came, or is past its retention")
-    result = run("a", "b", answers=[unknown, Answer.REDRIVEN], exit_code=1)
+    result = run("a", "b", answers=[unknown, RedriveAnswer.REDRIVEN], exit_code=1)
     assert len(clock.redrives) == 2
     assert "no claim of a" in result.stderr
     assert result.stdout == "b: redriven\n"

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.registry import SHIPPED, MetadataRules
-
-from .samples import PROD_RULES, RULED, without
-from .strategies import json_texts, json_values
+from tasks.events import MetadataRules
+from tasks.events.metadata import SHIPPED
+from tests.support.samples import PROD_RULES, RULED, without
+from tests.support.strategies import json_texts, json_values
 
 MISSING = "Missing data for required field."
 

@@ -4,14 +4,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tasks.claims import Delivery, NextRetry, Outcome
+from tasks.claims.codec import parked_partition, parked_partitions
+from tasks.claims.outcomes import waiting
+from tasks.claims.schedule import next_retry
 from tasks.clock import from_rfc3339
-from tasks.outcomes import Delivery, Outcome, waiting
-from tasks.schedule import Appointment, next_appointment, partition_of, partitions_with
 from tasks.settings import load
 from tasks.sinks import SINKS
-
-from .samples import RECEIVED_AT, delivered, failed
-from .strategies import deliveries
+from tests.support.samples import RECEIVED_AT, delivered, failed
+from tests.support.strategies import deliveries
 
 MAX_AGE = 100_000
 
@@ -28,14 +29,14 @@ REVOKED = Delivery(outcome=Outcome.REVOKED, error="revoked")
 ages = st.integers(0, 2 * MAX_AGE)
 
 
-def appointment(age=10, redrives=0, **by_sink):
+def retry(age=10, redrives=0, **by_sink):
     """When an event of this age is due, given how its deliveries stand."""
     moment = RECEIVED + timedelta(seconds=age)
-    return next_appointment(by_sink, RECEIVED_AT, redrives, moment, SETTINGS)
+    return next_retry(by_sink, RECEIVED_AT, redrives, moment, SETTINGS)
 
 
 def at(age, parked_for=None):
-    return Appointment(int((RECEIVED + timedelta(seconds=age)).timestamp()), parked_for)
+    return NextRetry(int((RECEIVED + timedelta(seconds=age)).timestamp()), parked_for)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,14 @@ def at(age, parked_for=None):
     ],
 )
 def test_what_may_yet_get_through_is_due_again(by_sink, due):
-    assert appointment(**by_sink) == due
+    assert retry(**by_sink) == due
 
 
 @pytest.mark.parametrize(
     ("redrives", "wait"), [(0, 60), (1, 300), (2, 3600), (3, 3600), (1000, 3600)]
 )
 def test_the_schedule_is_gone_through_and_its_last_wait_repeats(redrives, wait):
-    assert appointment(10, redrives, crm=FAILING) == at(10 + wait)
+    assert retry(10, redrives, crm=FAILING) == at(10 + wait)
 
 
 @pytest.mark.parametrize("delivery", [FAILING, PARKED], ids=["failing", "parked"])
@@ -75,13 +76,13 @@ def test_the_schedule_is_gone_through_and_its_last_wait_repeats(redrives, wait):
     ("age", "due"), [(MAX_AGE - 1, MAX_AGE), (MAX_AGE, None), (MAX_AGE + 1, None)]
 )
 def test_the_last_try_is_at_the_age_limit(delivery, age, due):
-    appointed = appointment(age, 0, crm=delivery)
+    appointed = retry(age, 0, crm=delivery)
     assert (appointed and appointed.at) == (due and at(due).at)
 
 
 def test_the_longest_wait_is_for_what_is_parked_wherever_it_stands():
     settings = load({"REDRIVE_SCHEDULE_SECONDS": "10,500,20"})
-    found = next_appointment({"crm": PARKED}, RECEIVED_AT, 2, RECEIVED, settings)
+    found = next_retry({"crm": PARKED}, RECEIVED_AT, 2, RECEIVED, settings)
     assert found == at(500, "crm")
 
 
@@ -90,13 +91,13 @@ many = st.dictionaries(st.sampled_from(sorted(SINKS)), deliveries(), max_size=3)
 
 @given(many, ages, st.integers(0, 20))
 def test_only_what_is_transient_and_not_too_old_is_due(by_sink, age, redrives):
-    appointed = appointment(age, redrives, **by_sink)
+    appointed = retry(age, redrives, **by_sink)
     assert (appointed is not None) == (bool(waiting(by_sink)) and age < MAX_AGE)
 
 
 @given(many, ages, st.integers(0, 20))
 def test_an_appointment_is_in_the_future_and_never_past_the_age_limit(by_sink, age, redrives):
-    appointed = appointment(age, redrives, **by_sink)
+    appointed = retry(age, redrives, **by_sink)
     assume(appointed)
     assert at(age).at < appointed.at <= at(MAX_AGE).at
     assert appointed.at <= at(age + 3600).at
@@ -105,19 +106,19 @@ def test_an_appointment_is_in_the_future_and_never_past_the_age_limit(by_sink, a
 @given(many, st.integers(0, MAX_AGE - 1), st.integers(0, 20), st.integers(0, 20))
 def test_one_more_redrive_is_never_followed_by_a_shorter_wait(by_sink, age, one, more):
     assume(waiting(by_sink))
-    sooner, later = appointment(age, one, **by_sink), appointment(age, one + more, **by_sink)
+    sooner, later = retry(age, one, **by_sink), retry(age, one + more, **by_sink)
     assert sooner.at <= later.at
 
 
 @given(many, st.integers(0, MAX_AGE - 1))
 def test_what_waits_for_sinks_to_recover_is_where_each_of_them_looks(by_sink, age):
     assume(waiting(by_sink))
-    partition = appointment(age, **by_sink).parked_for
-    looking = {sink for sink in SINKS if partition in set(partitions_with(sink))}
+    partition = retry(age, **by_sink).parked_for
+    looking = {sink for sink in SINKS if partition in set(parked_partitions(sink))}
     outcomes = {by_sink[sink].outcome for sink in waiting(by_sink)}
     assert looking == (set(waiting(by_sink)) if outcomes == {Outcome.PARKED} else set())
 
 
 def test_a_partition_has_one_name():
-    assert partition_of(["crm", "analytics"]) == partition_of(["analytics", "crm"])
-    assert len(set(partitions_with("crm"))) == len(list(partitions_with("crm"))) == 4
+    assert parked_partition(["crm", "analytics"]) == parked_partition(["analytics", "crm"])
+    assert len(set(parked_partitions("crm"))) == len(list(parked_partitions("crm"))) == 4

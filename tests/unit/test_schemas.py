@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import InvalidEventError
-from tasks.schemas import CHANNELS, load_envelope, parse_detail
-
-from .samples import (
+from tasks.events import load_envelope, parse_detail
+from tasks.events.schemas import CHANNELS
+from tests.support.samples import (
     EVENT_ID,
     FULL_METADATA,
     RULED,
@@ -19,7 +19,7 @@ from .samples import (
     messages_of,
     without,
 )
-from .strategies import bent_envelopes, json_values
+from tests.support.strategies import bent_envelopes, json_values
 
 MISSING = "Missing data for required field."
 NOT_TEXT = "Not a valid string."

@@ -9,7 +9,7 @@ import yaml
 import celeryconfig
 from embedded.infrastructure import DEPLOY, Loader
 from tasks.deliver import TASKS
-from tasks.settings import variables
+from tasks.settings.model import variables
 from tasks.sinks import SINKS
 
 ROOT = DEPLOY.parent
@@ -182,17 +182,17 @@ def calls(path, pattern):
 
 @pytest.mark.parametrize("role", ["WorkerRole", "FlowerRole"])
 def test_who_works_on_claims_may_do_what_they_ask_and_no_more(role):
-    asked = calls("claims.py", r"self\._call\(\s*\"(\w+)\"")
+    asked = calls("claims/dynamodb.py", r"self\._call\(\s*\"(\w+)\"")
     assert actions(role, "dynamodb") == asked
 
 
 def test_queries_are_of_indexes_alone():
     (query,) = [s for s in statements("WorkerRole") if s["Action"] == "dynamodb:Query"]
     assert query["Resource"]["Fn::Sub"].endswith(":table/${TableName}/index/*")
-    source = (ROOT / "tasks" / "claims.py").read_text()
-    assert source.count("self._query(\n") + source.count("self._pages(\n") == source.count(
-        "IndexName="
-    )
+    source = (ROOT / "tasks" / "claims" / "queries.py").read_text()
+    queries = source.count("_table.query(") + source.count("_table.pages(")
+    by_partition = source.count("**_parked_for(")
+    assert queries == by_partition + source.count("IndexName=")
 
 
 @pytest.mark.parametrize("role", ["IngestRole", "BeatRole", "RedisRole"])

@@ -8,16 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tasks
-from tasks import cxone_settings
-from tasks import settings as module
 from tasks.errors import SettingsError
-from tasks.registry import SHIPPED
-from tasks.settings import Settings, as_markdown, load, load_or_exit, misspelt, variables
-from tasks.sink_variables import variables_of
+from tasks.events.metadata import SHIPPED
+from tasks.settings import Role, Settings, load, load_or_exit
+from tasks.settings import cxone as cxone_settings
+from tasks.settings import model as module
+from tasks.settings.model import as_markdown, suggest_names, variables
+from tasks.settings.sink_table import variables_of
 from tasks.sinks import SINKS
-from tasks.variables import Role
-
-from .samples import attempt
+from tests.support.samples import attempt
 
 #: Variable → the field that holds it, good values and bad ones.
 TABLE = {
@@ -357,7 +356,7 @@ def test_other_processes_need_nothing():
     ],
 )
 def test_the_role_is_told_by_the_subcommand(command, role):
-    assert Role.of_command(command.split()) is role
+    assert module.role_of_command(command.split()) is role
 
 
 # ── All that is wrong, at once, and no secrets ────────────────────────────────────────────────
@@ -506,7 +505,7 @@ def test_a_process_that_cannot_start_says_why_and_exits_1(monkeypatch):
     ],
 )
 def test_what_is_nearly_a_setting_is_told(name, meant):
-    told = list(misspelt({name: "secret"}))
+    told = list(suggest_names({name: "secret"}))
     expected = f"{name}: no such setting, so it is ignored; meant is perhaps {meant}"
     assert told == ([expected] if meant else [])
 

@@ -6,15 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.audit import verify
-from tasks.claims import Claim, Head
+from tasks.claims import Claim, ClaimSnapshot, Delivery, Outcome, Status
+from tasks.claims.audit import verify_chain
+from tasks.claims.intake import read_event
+from tasks.claims.outcomes import merge, status_of
+from tasks.claims.settlement import MAX_CONTENTIONS, settle_claim
 from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
-from tasks.outcomes import Delivery, Outcome, Status, merge, status_of
-from tasks.process import read_event
-from tasks.settle import CONTENTIONS, settle_claim
-
-from .samples import (
+from tests.support.samples import (
     EVENT_ID,
     PROD_RULES,
     RECEIVED_AT,
@@ -24,7 +23,7 @@ from .samples import (
     make_envelope,
     report,
 )
-from .strategies import rounds
+from tests.support.strategies import rounds
 
 
 class OneClaim:
@@ -38,29 +37,29 @@ class OneClaim:
         self.reads = 0
         self.writes = 0
         self.loses_answers = False
-        self.appointment = None
+        self.retry = None
         self._meddle = meddle
 
     def get(self, _key):
         self.reads += 1
         return self.claim
 
-    def settle(self, head, deliveries, status, record, appointment):
+    def settle(self, head, deliveries, status, record, retry):
         if self.claim is None:
             raise ClaimNotFoundError("no claim")
         self.claim = self._meddle(self.claim)
         if head.version != self.claim.version:
-            return self.claim.head
+            return self.claim.snapshot
         self.writes += 1
-        self.appointment = appointment
+        self.retry = retry
         self.claim = replace(
             self.claim,
             version=self.claim.version + 1,
             deliveries=deliveries,
             status=status,
-            targets=None,
-            actor=None,
         )
+        if status is not Status.PROCESSING:
+            self.claim = replace(self.claim, holder=None, targets=None, actor=None)
         if record:
             self.claim = replace(
                 self.claim,
@@ -68,7 +67,7 @@ class OneClaim:
                 audit=[*self.claim.audit, record],
             )
         # The client tries again when an answer is lost, and its second try is refused.
-        return self.claim.head if self.loses_answers else None
+        return self.claim.snapshot if self.loses_answers else None
 
 
 ALL_DELIVERED = [report(sink) for sink in ("analytics", "crm", "compliance")]
@@ -98,7 +97,7 @@ def outcomes_of(claim):
 )
 def test_one_write_states_what_the_reports_come_to(reports, status):
     table = OneClaim(make_claim())
-    assert settle_claim(table, EVENT_ID, table.claim.head, reports, 1) is status
+    assert settle_claim(table, EVENT_ID, table.claim.snapshot, reports, 1) is status
     assert table.claim.status is status
     assert table.claim.version == 2
     assert (table.reads, table.writes) == (0, 1)
@@ -107,7 +106,7 @@ def test_one_write_states_what_the_reports_come_to(reports, status):
     assert record["eventId"] == EVENT_ID
     assert record["interactionId"] == "interaction-1"
     assert record["receivedAt"] == RECEIVED_AT
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
 
 
 def test_with_the_key_alone_the_claim_is_read():
@@ -123,7 +122,7 @@ def test_an_unknown_key_is_told():
 
 def test_a_claim_that_went_away_is_told():
     with pytest.raises(ClaimNotFoundError):
-        settle_claim(OneClaim(None), EVENT_ID, make_claim().head, ALL_DELIVERED, 1)
+        settle_claim(OneClaim(None), EVENT_ID, make_claim().snapshot, ALL_DELIVERED, 1)
 
 
 def test_nothing_new_writes_nothing():
@@ -131,14 +130,14 @@ def test_nothing_new_writes_nothing():
     settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
     settled = table.claim
     assert settle_claim(table, EVENT_ID, None, CRM_FAILED, 1) is Status.PARTIAL_FAILURE
-    assert settle_claim(table, EVENT_ID, settled.head, [], 1) is Status.PARTIAL_FAILURE
+    assert settle_claim(table, EVENT_ID, settled.snapshot, [], 1) is Status.PARTIAL_FAILURE
     assert table.claim == settled
     assert table.writes == 1
 
 
 def test_settling_twice_from_the_same_message_writes_once():
     table = OneClaim(make_claim())
-    head = table.claim.head
+    head = table.claim.snapshot
     for _ in range(2):
         assert settle_claim(table, EVENT_ID, head, CRM_FAILED, 1) is Status.PARTIAL_FAILURE
     assert table.writes == 1
@@ -152,17 +151,17 @@ def test_a_redrive_appends_a_revision_to_the_chain():
     assert second["previousHash"] == first["lineageHash"]
     assert [record["revision"] for record in (first, second)] == [1, 2]
     assert table.claim.deliveries["crm"].attempts == 2
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
 
 
 def test_a_refused_write_brings_the_present_claim_and_is_merged_into_it():
     table = OneClaim(make_claim())
-    stale = table.claim.head
+    stale = table.claim.snapshot
     settle_claim(table, EVENT_ID, None, [report("analytics"), report("crm")], 1)
     assert settle_claim(table, EVENT_ID, stale, [report("compliance")], 1) is Status.COMPLETED
     assert set(outcomes_of(table.claim).values()) == {"delivered"}
     assert table.reads == 1
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
     assert len(table.claim.audit) == 2
 
 
@@ -183,7 +182,7 @@ def reopened(claim, **changes):
 
 def test_a_late_message_of_an_earlier_dispatch_does_not_settle_a_later_one():
     table = OneClaim(make_claim())
-    first = table.claim.head
+    first = table.claim.snapshot
     settle_claim(table, EVENT_ID, first, CRM_FAILED, 1)
     table.claim = reopened(table.claim)
 
@@ -196,21 +195,47 @@ def test_a_late_message_of_an_earlier_dispatch_does_not_settle_a_later_one():
 
     assert settle_claim(table, EVENT_ID, None, [report("crm")], 2) is Status.COMPLETED
     assert table.claim.audit[-1]["actor"] == "zoe@desk"
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
 
 
-def test_a_late_message_that_completes_an_event_does_so():
+@pytest.mark.parametrize("reports", [ALL_DELIVERED, CRM_FAILED, ALL_FAILED])
+def test_a_late_settle_leaves_the_claim_to_the_later_dispatch(reports):
     table = OneClaim(make_claim())
-    first = table.claim.head
-    table.claim = replace(table.claim, version=2, generation=2, holder="sweep")
-    assert settle_claim(table, EVENT_ID, first, ALL_DELIVERED, 1) is Status.COMPLETED
-    assert settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 2) is Status.COMPLETED
-    assert len(table.claim.audit) == 1
+    first = table.claim.snapshot
+    table.claim = replace(table.claim, version=2, generation=2, holder="sweep", targets=["crm"])
+    assert settle_claim(table, EVENT_ID, first, reports, 1) is Status.PROCESSING
+    assert table.claim.status is Status.PROCESSING
+    assert (table.claim.holder, table.claim.targets) == ("sweep", ["crm"])
+    assert outcomes_of(table.claim) == {r.sink: r.outcome.value for r in reports}
+    assert table.claim.audit == []  # the first record is that of the first final status
+
+    status = settle_claim(table, EVENT_ID, None, [report("crm")], 2)
+    assert status is status_of(table.claim.deliveries.values()) is not Status.PROCESSING
+    (record,) = table.claim.audit
+    assert record["status"] == status.value
+
+
+def test_a_late_settle_during_a_redrive_is_recorded_but_not_as_its_actor():
+    table = OneClaim(make_claim())
+    settle_claim(table, EVENT_ID, None, ALL_FAILED, 1)
+    table.claim = replace(
+        table.claim, status=Status.PROCESSING, version=5, generation=3, actor="ann", targets=["crm"]
+    )
+    late = [report("compliance", at="2026-01-31T13:00:00.000Z")]
+    assert settle_claim(table, EVENT_ID, None, late, 2) is Status.PROCESSING
+    assert (table.claim.actor, table.claim.targets) == ("ann", ["crm"])
+    record = table.claim.audit[-1]
+    assert (record["status"], record.get("actor")) == ("processing", None)
+
+    later = [report("crm", at="2026-01-31T13:00:01.000Z")]
+    assert settle_claim(table, EVENT_ID, None, later, 3) is Status.PARTIAL_FAILURE
+    assert table.claim.audit[-1]["actor"] == "ann"
+    assert verify_chain(table.claim.audit) == []
 
 
 def test_a_late_failure_takes_nothing_back():
     table = OneClaim(make_claim())
-    stale = table.claim.head
+    stale = table.claim.snapshot
     settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1)
     late = [report("crm", Outcome.FAILED, at="2026-01-31T13:00:00.000Z")]
     assert settle_claim(table, EVENT_ID, stale, late, 1) is Status.COMPLETED
@@ -223,7 +248,7 @@ def test_a_write_whose_answer_was_lost_is_known_as_ones_own(reports, caplog):
     table = OneClaim(make_claim())
     table.loses_answers = True
     with caplog.at_level(logging.INFO, "audit"):
-        status = settle_claim(table, EVENT_ID, table.claim.head, reports, 1)
+        status = settle_claim(table, EVENT_ID, table.claim.snapshot, reports, 1)
     assert status is table.claim.status
     assert table.writes == 1
     assert logged(caplog) == table.claim.audit
@@ -254,14 +279,14 @@ def someone_is_faster(times):
 
 
 def test_others_may_be_faster_a_few_times():
-    table = OneClaim(make_claim(), someone_is_faster(CONTENTIONS - 1))
+    table = OneClaim(make_claim(), someone_is_faster(MAX_CONTENTIONS - 1))
     assert settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1) is Status.COMPLETED
     assert table.writes == 1
 
 
 def test_others_that_are_always_faster_are_a_reason_to_back_off():
     table = OneClaim(make_claim(), someone_is_faster(10**6))
-    with pytest.raises(StoreError, match=f"{EVENT_ID} changed {CONTENTIONS} times"):
+    with pytest.raises(StoreError, match=f"{EVENT_ID} changed {MAX_CONTENTIONS} times"):
         settle_claim(table, EVENT_ID, None, ALL_DELIVERED, 1)
     assert table.writes == 0
 
@@ -301,9 +326,9 @@ def test_an_invalid_event_stays_failed_whoever_settles_it():
 def test_settling_late_twice_and_in_any_order_gives_one_claim(told, data):
     again = data.draw(st.lists(st.sampled_from(told), max_size=2))
     table = OneClaim(make_claim())
-    first_seen = table.claim.head
+    first_seen = table.claim.snapshot
     for reports, generation in data.draw(st.permutations(told + again)):
-        head = data.draw(st.sampled_from([None, first_seen, table.claim.head]))
+        head = data.draw(st.sampled_from([None, first_seen, table.claim.snapshot]))
         table.loses_answers = data.draw(st.booleans())
         settle_claim(table, EVENT_ID, head, reports, generation)
     expected = first_seen.deliveries
@@ -311,7 +336,7 @@ def test_settling_late_twice_and_in_any_order_gives_one_claim(told, data):
         expected = merge(expected, reports, generation)
     assert table.claim.deliveries == expected
     assert table.claim.status is status_of(expected.values())
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
     assert bool(table.writes) == bool(table.claim.audit)
     assert len(table.claim.audit) <= table.writes
     said = table.claim.audit[-1]["downstreamResults"] if table.writes else []
@@ -326,15 +351,15 @@ def test_a_head_comes_back_from_its_message(told):
     table = OneClaim(make_claim())
     for reports, generation in told:
         settle_claim(table, EVENT_ID, None, reports, generation)
-    travelled = json.loads(json.dumps(table.claim.head.to_json()))
-    assert Head.from_json(travelled) == table.claim.head
+    travelled = json.loads(json.dumps(table.claim.snapshot.to_json()))
+    assert ClaimSnapshot.from_json(travelled) == table.claim.snapshot
 
 
 def test_the_head_of_a_claim_is_at_its_newest_record():
-    assert (make_claim().head.revision, make_claim().head.lineage_hash) == (0, None)
+    assert (make_claim().snapshot.revision, make_claim().snapshot.lineage_hash) == (0, None)
     table = OneClaim(make_claim())
     settle_claim(table, EVENT_ID, None, CRM_FAILED, 1)
-    head = table.claim.head
+    head = table.claim.snapshot
     assert (head.revision, head.lineage_hash) == (1, table.claim.audit[0]["lineageHash"])
 
 
@@ -391,7 +416,7 @@ def half_delivered(*last, **changes):
 def test_what_may_yet_get_through_leaves_a_settled_event_due(last, due):
     table = half_delivered(*last)
     assert table.claim.status is not Status.PROCESSING
-    assert (table.appointment is not None) == due
+    assert (table.retry is not None) == due
 
 
 def test_a_round_that_ends_as_the_one_before_appends_no_record(caplog):
@@ -407,7 +432,7 @@ def test_a_round_that_ends_as_the_one_before_appends_no_record(caplog):
     assert table.claim.deliveries["crm"].attempts == 11
     assert table.claim.audit == records
     assert logged(caplog) == []
-    assert table.appointment is not None
+    assert table.retry is not None
 
 
 @pytest.mark.parametrize(
@@ -425,7 +450,7 @@ def test_a_round_that_ends_otherwise_appends_a_record(changed):
     later = replace(transient("crm", at="2026-01-31T13:00:00.000Z"), **changed)
     settle_claim(table, EVENT_ID, None, [later], 2)
     assert len(table.claim.audit) == 2
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.PARKED])
@@ -434,7 +459,7 @@ def test_what_is_past_its_age_limit_is_given_up_and_noted_once(outcome):
     told = [report("analytics"), transient("crm", outcome), transient("compliance", outcome)]
     settle_claim(table, EVENT_ID, None, told, 1)
     settle_claim(table, EVENT_ID, None, told, 1)
-    assert table.appointment is None
+    assert table.retry is None
     (record,) = table.claim.audit
     assert record["notes"] == ["given up, past its age limit: crm, compliance"]
 
@@ -454,7 +479,7 @@ def test_a_redrive_is_recorded_whatever_it_comes_to():
     first, second = table.claim.audit
     assert ("actor" in first, second["actor"]) == (False, "zoe@desk")
     assert "notes" not in second
-    assert verify(table.claim.audit) == []
+    assert verify_chain(table.claim.audit) == []
 
 
 def test_to_send_again_to_who_has_it_is_noted():

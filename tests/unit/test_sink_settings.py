@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 
 from tasks.errors import SettingsError
 from tasks.events import EventType
-from tasks.settings import load
-from tasks.sink_settings import configure
-from tasks.sink_variables import documented, variables_of
+from tasks.settings import Role, load
+from tasks.settings.environment import Reader
+from tasks.settings.sink_table import documented, variables_of
+from tasks.settings.sinks import configure
 from tasks.sinks import SINKS, Policy, Sink
-from tasks.variables import Reader, Role
-
-from .certificates import Authority
-from .samples import attempt
+from tests.support.certificates import Authority
+from tests.support.samples import attempt
 
 
 def secret_of(size):
@@ -23,7 +22,7 @@ def secret_of(size):
 
 #: The end of a policy's variable → its part, good values and bad ones.
 POLICY = {
-    "MAX_TRIES": ("tries", ["1", "20"], ["0", "21", "1.5"]),
+    "MAX_TRIES": ("max_attempts", ["1", "20"], ["0", "21", "1.5"]),
     "BACKOFF_BASE_SECONDS": ("backoff_base", ["1", "30"], ["0", "3601", "1.5"]),
     "BACKOFF_CAP_SECONDS": ("backoff_cap", ["1", "59"], ["0", "3601"]),
     "RETRY_AFTER_CAP_SECONDS": ("retry_after_cap", ["1", "59"], ["0", "3601"]),
@@ -159,21 +158,23 @@ def test_what_is_not_set_is_as_declared():
     sink = Sink(
         name="billing",
         body=dict,
-        wants=frozenset({EventType.COMPLETED}),
-        policy=Policy(tries=8, rate=2.5, breaker_failures=3),
+        event_types=frozenset({EventType.COMPLETED}),
+        policy=Policy(max_attempts=8, rate=2.5, breaker_failures=3),
         headers={"X-Tenant": "acme"},
     )
     reader = Reader({"BILLING_MAX_TRIES": "3"}, None)
     settings = configure(sink, reader, allow_http=False)
     assert reader.problems == []
-    assert settings.policy == Policy(tries=3, rate=2.5, breaker_failures=3)
-    assert settings.wants == sink.wants
+    assert settings.policy == Policy(max_attempts=3, rate=2.5, breaker_failures=3)
+    assert settings.event_types == sink.event_types
     assert settings.headers == sink.headers
 
 
 def test_what_is_declared_wrong_is_told_like_what_is_set_wrong():
-    policy = Policy(tries=0, rate=-1, breaker_seconds=0)
-    sink = Sink(name="billing", body=dict, wants=frozenset(), policy=policy, headers={"Host": "h"})
+    policy = Policy(max_attempts=0, rate=-1, breaker_seconds=0)
+    sink = Sink(
+        name="billing", body=dict, event_types=frozenset(), policy=policy, headers={"Host": "h"}
+    )
     reader = Reader({}, None)
     configure(sink, reader, allow_http=False)
     named = [problem.partition(":")[0] for problem in reader.problems]
@@ -201,7 +202,7 @@ def test_values_are_typed():
             "API_KEY": "X-Api-Key: k:1",
         }
     )
-    assert settings.wants == {EventType.COMPLETED, EventType.ABANDONED}
+    assert settings.event_types == {EventType.COMPLETED, EventType.ABANDONED}
     assert settings.headers == {"X-Tenant": "acme"}
     assert settings.policy.rate == 0.5
     assert (settings.credential.header, settings.credential.value) == ("X-Api-Key", "k:1")
@@ -293,7 +294,7 @@ def test_what_a_token_is_asked_for_with():
 
 def test_a_call_by_oauth_may_take_long_and_the_lease_knows():
     environ = {f"CRM_{name}": value for name, value in OAUTH.items()} | {"CRM_MAX_TRIES": "8"}
-    assert load({"CRM_MAX_TRIES": "8"}).sinks["crm"].attempt == 13
+    assert load({"CRM_MAX_TRIES": "8"}).sinks["crm"].attempt_timeout == 13
     _, error = attempt(load, environ)
     (problem,) = error.problems
     assert problem.startswith("CLAIM_LEASE_SECONDS: ")
@@ -381,7 +382,7 @@ def test_a_credential_is_not_in_its_repr(name):
 
 
 def test_defaults_that_differ_are_told_by_sink():
-    patient = Sink(name="patient", body=dict, policy=Policy(tries=9))
+    patient = Sink(name="patient", body=dict, policy=Policy(max_attempts=9))
     rows = {v.name: v.default for v in documented([SINKS["crm"], patient])}
     assert rows["<NAME>_MAX_TRIES"] == "crm: 5, patient: 9"
     assert rows["<NAME>_RATE"] == "0"

@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 
 from tasks import sinks
-from tasks.schemas import parse_detail
+from tasks.events import parse_detail
 from tasks.sinks import SINKS, Policy
-
-from .samples import EVENT_ID, FULL_METADATA, RECEIVED_AT, STAGES, TIME, make_detail
+from tests.support.samples import EVENT_ID, FULL_METADATA, RECEIVED_AT, STAGES, TIME, make_detail
 
 PLACES = {path.stem for path in Path(sinks.__file__).parent.glob("*.py")} - {"__init__", "base"}
 
@@ -73,13 +72,13 @@ def test_names_follow_from_the_sinks(sink, task, variable):
 
 
 def test_an_attempt_takes_no_longer_than_both_its_time_outs():
-    assert Policy(connect_timeout=3, read_timeout=10).attempt == 13
+    assert Policy(connect_timeout=3, read_timeout=10).attempt_timeout == 13
 
 
 @pytest.mark.parametrize("sink", SINKS.values(), ids=list(SINKS))
 def test_a_policy_tries_again_and_waits_far_less_than_a_claims_lease(sink):
     policy = sink.policy
-    assert policy.tries > 1
+    assert policy.max_attempts > 1
     assert 0 < policy.backoff_base <= policy.backoff_cap
-    longest_wait = max(policy.backoff_cap, policy.retry_after_cap)
-    assert policy.tries * (policy.attempt + longest_wait) < 600
+    max_wait = max(policy.backoff_cap, policy.retry_after_cap)
+    assert policy.max_attempts * (policy.attempt_timeout + max_wait) < 600

@@ -3,16 +3,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks.audit import verify
-from tasks.claims import Due
+from tasks.claims import Due, Status
+from tasks.claims.audit import verify_chain
 from tasks.clock import now
 from tasks.errors import UnknownSchemaError
 from tasks.events import canonical_json
-from tasks.outcomes import Status
+from tasks.recovery.takeover import go_on, take_over
 from tasks.settings import load
-from tasks.sweep import give_up, sweep_due, take_over
+from tasks.sweep import sweep_due
+from tests.support.samples import EVENT_ID, delivered, make_claim
 
-from .samples import EVENT_ID, delivered, make_claim
 from .test_settle import OneClaim, outcomes_of
 
 #: More dispatches than any setting allows: such a claim is settled, not published.
@@ -38,15 +38,15 @@ class Overdue:
             key: int(now().timestamp()) - since + number * apart for number, key in enumerate(keys)
         }
         self.tables = {}
-        self.prolonged = {}
+        self.extended = {}
 
     def due(self):
         for at, key in enumerate(self.keys):
             yield Due(at, key, 1, self.status, self.dispatched_at[key])
 
-    def prolong(self, key, version, until):
+    def extend_lease(self, key, version, until):
         assert version == 1
-        self.prolonged[key] = until
+        self.extended[key] = until
 
     def take_over(self, key, version, holder, *, settled, parked):
         assert version == 1
@@ -71,19 +71,19 @@ KEYS = [f"event-{number}" for number in range(10)]
 
 def test_a_claim_whose_every_dispatch_died_is_failed_with_the_reason():
     table = OneClaim(make_claim(dispatches=6, generation=6))
-    give_up(table, table.claim, table.claim.to_deliver, "too often")
+    go_on(table, table.claim)
     assert table.claim.status is Status.FAILED
     assert set(outcomes_of(table.claim).values()) == {"failed"}
     for delivery in table.claim.deliveries.values():
-        assert delivery.error == "given up: too often"
-    assert table.appointment is None
-    assert verify(table.claim.audit) == []
+        assert delivery.error == "given up: 5 dispatches did not live to settle it"
+    assert table.retry is None
+    assert verify_chain(table.claim.audit) == []
 
 
 def test_what_was_delivered_before_it_was_given_up_stays_delivered():
     pending = make_claim().deliveries
     table = OneClaim(make_claim(dispatches=6, deliveries={**pending, "crm": delivered()}))
-    give_up(table, table.claim, table.claim.to_deliver, "too often")
+    go_on(table, table.claim)
     assert table.claim.status is Status.PARTIAL_FAILURE
     assert outcomes_of(table.claim) == {
         "analytics": "failed",
@@ -123,7 +123,7 @@ def test_a_lease_ends_later_by_the_time_that_messages_wait_in_queues():
     table = Overdue(KEYS, worn_out, since=10_000 + LEASE, apart=1_000)
     assert sweep_due(table, load({}), 5_500, "sweep-1") == 5
     assert list(table.tables) == KEYS[:5]
-    assert table.prolonged == {key: table.dispatched_at[key] + LEASE + 5_500 for key in KEYS[5:]}
+    assert table.extended == {key: table.dispatched_at[key] + LEASE + 5_500 for key in KEYS[5:]}
 
 
 def test_where_nothing_waits_no_lease_is_prolonged():
@@ -146,7 +146,7 @@ def test_what_is_prolonged_is_part_of_the_share():
     settings = load({"SWEEP_RATE": "1", "SWEEP_INTERVAL_SECONDS": "4"})
     table = Overdue(KEYS, worn_out, since=LEASE + 5)
     assert sweep_due(table, settings, 10**6, "sweep-1") == 0
-    assert list(table.prolonged) == KEYS[:4]
+    assert list(table.extended) == KEYS[:4]
 
 
 def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
@@ -196,8 +196,8 @@ def test_what_others_took_is_no_part_of_the_share():
 def test_a_take_over_is_counted_by_what_it_was_of(monkeypatch, status, parked, of):
     counted = []
     counters = SimpleNamespace(add=lambda name, **labels: counted.append((name, labels)))
-    monkeypatch.setattr("tasks.sweep.counters", lambda: counters)
-    monkeypatch.setattr("tasks.sweep.fan_out", lambda _: None)
+    monkeypatch.setattr("tasks.recovery.takeover.COUNTERS", counters)
+    monkeypatch.setattr("tasks.recovery.takeover.fan_out", lambda *_: None)
     table = SimpleNamespace(take_over=lambda *_, **__: make_claim())
     due = Due(0, EVENT_ID, 1, status, 0, parked=parked)
     assert take_over(table, due, "me")

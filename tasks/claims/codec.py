@@ -1,0 +1,146 @@
+"""Between a claim and its DynamoDB item: attributes, the keys of the indexes, schema versions."""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import Any, TypeVar
+
+from tasks.claims.model import Claim, Due, Summary
+from tasks.claims.outcomes import Status, deliveries_from_plain, deliveries_to_plain
+from tasks.errors import UnknownSchemaError
+from tasks.sinks import SINKS
+
+#: What an item looks like; to be raised when the release before could not read it.
+ITEM_SCHEMA = 1
+
+#: The index ``due`` is spread over this many partitions.
+DUE_BUCKETS = 8
+
+Item = Mapping[str, Any]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+def due_bucket(key: str) -> str:
+    """Return the partition of the index ``due`` that a claim belongs to."""
+    return str(zlib.crc32(key.encode()) % DUE_BUCKETS)
+
+
+def parked_partition(sinks: Iterable[str]) -> str:
+    """Name the partition of the index ``parked`` of what waits for all of these sinks."""
+    return "+".join(sorted(sinks))
+
+
+def parked_partitions(sink: str) -> Iterator[str]:
+    """Name every partition that holds something for this sink: 2 to the number of other sinks."""
+    others = [name for name in SINKS if name != sink]
+    for size in range(len(others) + 1):
+        for some in combinations(others, size):
+            yield parked_partition([sink, *some])
+
+
+def item_of(claim: Claim) -> dict[str, Any]:
+    """Return the attributes of a claim, without those of the indexes."""
+    item = {
+        "id": claim.id,
+        "status": claim.status.value,
+        "version": claim.version,
+        "generation": claim.generation,
+        "dispatches": claim.dispatches,
+        "redrives": claim.redrives,
+        "dispatched_at": claim.dispatched_at,
+        "holder": claim.holder,
+        "targets": claim.targets,
+        "actor": claim.actor,
+        "due_at": claim.due_at,
+        "received_at": claim.received_at,
+        "processed_at": claim.processed_at,
+        "event_time": claim.event_time,
+        "interaction_id": claim.interaction_id,
+        "event_type": claim.event_type,
+        "payload": zlib.compress(claim.payload),
+        "payload_sha256": claim.payload_sha256,
+        "deliveries": deliveries_to_plain(claim.deliveries),
+        "notes": list(claim.notes),
+        "audit": [json.dumps(record, ensure_ascii=False) for record in claim.audit],
+    }
+    return {name: value for name, value in item.items() if value is not None}
+
+
+def claim_of(item: Item) -> Claim:
+    """Read a claim.
+
+    Raises:
+        UnknownSchemaError: a later release wrote it, or it cannot be read.
+    """
+    if (schema := item.get("item_schema", ITEM_SCHEMA)) > ITEM_SCHEMA:
+        raise UnknownSchemaError(
+            f"claim of {item['id']}: item schema {schema}; known up to {ITEM_SCHEMA}"
+        )
+    try:
+        return _read(item)
+    except (KeyError, ValueError, TypeError, zlib.error) as error:
+        raise UnknownSchemaError(f"claim of {item['id']}: cannot be read: {error!r}") from error
+
+
+def _read(item: Item) -> Claim:
+    return Claim(
+        id=item["id"],
+        status=Status(item["status"]),
+        version=int(item["version"]),
+        generation=int(item["generation"]),
+        dispatches=int(item["dispatches"]),
+        redrives=int(item["redrives"]),
+        dispatched_at=int(item["dispatched_at"]),
+        holder=item.get("holder"),
+        targets=item.get("targets"),
+        actor=item.get("actor"),
+        due_at=int(item["due_at"]) if "due_at" in item else None,
+        received_at=item["received_at"],
+        processed_at=item.get("processed_at"),
+        event_time=item.get("event_time"),
+        interaction_id=item.get("interaction_id"),
+        event_type=item.get("event_type"),
+        payload=zlib.decompress(bytes(item["payload"])),
+        payload_sha256=item["payload_sha256"],
+        deliveries=deliveries_from_plain(item["deliveries"]),
+        notes=item["notes"],
+        audit=[json.loads(record) for record in item["audit"]],
+    )
+
+
+def readable(read: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    """Read entries of an index; one that cannot be read must not hide those behind it."""
+    for item in items:
+        try:
+            yield read(item)
+        except (KeyError, ValueError) as error:
+            _log.error("entry of %s in an index cannot be read: %r", item.get("id"), error)
+
+
+def summary_of(item: Item) -> Summary:
+    """Read an entry of the index ``received``."""
+    return Summary(
+        item["id"],
+        Status(item["status"]),
+        item["received_at"],
+        item.get("event_type"),
+        item.get("interaction_id"),
+        deliveries_from_plain(item["deliveries"]),
+    )
+
+
+def due_of(item: Item, *, parked: bool = False) -> Due:
+    """Read an entry of the index ``due`` or ``parked``."""
+    return Due(
+        int(item["due_at"]),
+        item["id"],
+        int(item["version"]),
+        Status(item["status"]),
+        int(item["dispatched_at"]),
+        parked,
+    )

@@ -1,0 +1,216 @@
+"""How deliveries end, how outcomes merge, and the final status that follows. Pure.
+
+Merging is monotone: delivered is absorbing, and for the rest the later outcome stands. So
+outcomes may arrive twice, late and in any order, and the claim ends up the same.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from tasks.clock import to_rfc3339
+
+#: The newest calls that are remembered one by one, of each delivery.
+CALLS_KEPT = 20
+
+
+class Status(StrEnum):
+    """The status of a claim."""
+
+    PROCESSING = "processing"  # some delivery has no outcome yet
+    COMPLETED = "completed"  # every sink that wants it has it
+    PARTIAL_FAILURE = "partial_failure"  # some have it, some do not
+    FAILED = "failed"  # none has it, or the event is invalid
+
+
+class Outcome(StrEnum):
+    """How a delivery stands."""
+
+    PENDING = "pending"  # no outcome yet
+    DELIVERED = "delivered"  # the sink answered 2xx
+    FAILED = "failed"  # the sink refused it, or its tries are used up
+    PARKED = "parked"  # its sink is down: not tried, kept for later
+    REVOKED = "revoked"  # an operator stopped it
+
+
+class Call(NamedTuple):
+    """One attempt, as it is remembered."""
+
+    at: int  # when it began, in milliseconds since the epoch
+    ms: int  # that it took
+    status: int = 0  # of the answer; 0 where there was none
+    error: str = ""  # why it failed; empty where it did not
+
+    def __str__(self) -> str:
+        return f"{self.error or self.status}, {self.ms} ms"
+
+    @property
+    def begun(self) -> str:
+        """When it began, as RFC 3339."""
+        return to_rfc3339(datetime.fromtimestamp(self.at / 1000, tz=UTC))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How one event's delivery to one sink stands.
+
+    ``tries`` counts attempts by generation (the how-manieth dispatch of the event), so that
+    merging the same outcome twice does not count its attempts twice. ``at`` is RFC 3339.
+    ``transient``: it may get through by itself later. ``response`` is an excerpt of what the sink
+    answered with its refusal; it may hold personal data, so it is kept on the claim alone.
+    ``calls`` are the newest attempts, oldest first, of those who lived to report.
+    """
+
+    outcome: Outcome = Outcome.PENDING
+    tries: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+    at: str | None = None
+    transient: bool = False
+    response: str | None = None
+    calls: Sequence[Call] = ()
+
+    @property
+    def attempts(self) -> int:
+        """HTTP calls made so far, as far as those who made them lived to report."""
+        return sum(self.tries.values())
+
+    def merge(self, other: "Delivery") -> "Delivery":
+        """Return what both together say: commutative, associative, idempotent."""
+        generations = self.tries.keys() | other.tries.keys()
+        tries = {g: max(self.tries.get(g, 0), other.tries.get(g, 0)) for g in sorted(generations)}
+        calls = newest({*self.calls, *other.calls})
+        return replace(_standing(self, other), tries=tries, calls=calls)
+
+    def same_end(self, other: "Delivery") -> bool:
+        """Tell whether both ended alike, whenever and after however many attempts."""
+        return (self.outcome, self.error) == (other.outcome, other.error)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the form that items and messages have. ``asdict`` would copy every value."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> "Delivery":
+        """Read what ``to_plain`` wrote, in this release or an earlier one."""
+        return cls(
+            outcome=Outcome(data["outcome"]),
+            tries={generation: int(count) for generation, count in data["tries"].items()},
+            error=data["error"],
+            at=data["at"],
+            transient=data["transient"],
+            response=data["response"],
+            calls=calls_from_plain(data.get("calls", ())),  # items of earlier releases have none
+        )
+
+
+def deliveries_to_plain(deliveries: Mapping[str, Delivery]) -> dict[str, Any]:
+    """Return the form that items and messages have."""
+    return {sink: delivery.to_plain() for sink, delivery in deliveries.items()}
+
+
+def deliveries_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Delivery]:
+    """Read what ``deliveries_to_plain`` wrote."""
+    return {sink: Delivery.from_plain(data) for sink, data in plain.items()}
+
+
+def calls_from_plain(plain: Iterable[Sequence[Any]]) -> tuple[Call, ...]:
+    """Read calls as messages and items have them: a list of each one's parts."""
+    return tuple(Call(int(at), int(ms), int(status), error) for at, ms, status, error in plain)
+
+
+def newest(calls: Iterable[Call]) -> tuple[Call, ...]:
+    """Return the calls that are remembered of these, oldest first."""
+    return tuple(sorted(calls)[-CALLS_KEPT:])
+
+
+def _standing(one: Delivery, other: Delivery) -> Delivery:
+    def rank(delivery: Delivery) -> tuple[str, str, str, bool, str]:
+        reason = delivery.error or "", delivery.transient, delivery.response or ""
+        return delivery.at or "", delivery.outcome, *reason
+
+    delivered = [d for d in (one, other) if d.outcome is Outcome.DELIVERED]
+    if delivered:
+        return min(delivered, key=rank)  # it was delivered when it was first delivered
+    return max(one, other, key=rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one delivery task says at its end; travels in the message of ``settle``.
+
+    ``note`` is what its audit record is to say beside the outcome.
+    """
+
+    sink: str
+    outcome: Outcome
+    attempts: int
+    at: str
+    error: str | None = None
+    transient: bool = False
+    response: str | None = None
+    note: str | None = None
+    calls: Sequence[Call] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As it travels."""
+        values = ((name, getattr(self, name)) for name in self.__slots__)
+        return {name: value for name, value in values if value not in (None, ())}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Report":
+        """Read what ``to_json`` wrote."""
+        calls = calls_from_plain(data.get("calls", ()))
+        return cls(**{**data, "outcome": Outcome(data["outcome"]), "calls": calls})
+
+    def delivery(self, generation: int) -> Delivery:
+        """The state that this report alone would give, as part of that generation."""
+        return Delivery(
+            outcome=self.outcome,
+            tries={str(generation): self.attempts},
+            error=self.error,
+            at=self.at,
+            transient=self.transient,
+            response=self.response,
+            calls=tuple(self.calls),
+        )
+
+
+def merge(
+    deliveries: Mapping[str, Delivery], reports: Iterable[Report], generation: int
+) -> dict[str, Delivery]:
+    """Merge what a generation's delivery tasks reported into the deliveries of a claim."""
+    merged = dict(deliveries)
+    for report in reports:
+        known = merged.get(report.sink, Delivery())
+        merged[report.sink] = known.merge(report.delivery(generation))
+    return merged
+
+
+def status_of(deliveries: Iterable[Delivery]) -> Status:
+    """Return the status that follows from how the deliveries stand.
+
+    An event that no sink wants is completed: nothing is left to do.
+    """
+    outcomes = [delivery.outcome for delivery in deliveries]
+    if Outcome.PENDING in outcomes:
+        return Status.PROCESSING
+    delivered = outcomes.count(Outcome.DELIVERED)
+    if delivered == len(outcomes):
+        return Status.COMPLETED
+    return Status.PARTIAL_FAILURE if delivered else Status.FAILED
+
+
+def undelivered(deliveries: Mapping[str, Delivery]) -> list[str]:
+    """Name the sinks that do not have the event yet."""
+    return [sink for sink, d in deliveries.items() if d.outcome is not Outcome.DELIVERED]
+
+
+def waiting(deliveries: Mapping[str, Delivery]) -> list[str]:
+    """Name the sinks that are still to get it without anybody's asking: pending or transient."""
+    return [
+        sink
+        for sink, d in deliveries.items()
+        if d.outcome is Outcome.PENDING or (d.transient and d.outcome is not Outcome.DELIVERED)
+    ]

@@ -1,0 +1,1 @@
+"""``celery -A tasks …``: one file per command, ``output`` and ``options`` are shared."""

@@ -1,0 +1,1 @@
+"""What operators see of the whole: a snapshot of queues, claims and sinks, and metrics."""

@@ -1,0 +1,144 @@
+"""How the whole stands: queues, claims, sinks, lag and throughput; all of it as JSON.
+
+``collect`` looks everywhere. Every sweep does, and leaves what it saw in Redis, so that those who
+breaker often (the dashboard, Prometheus) need not: ``latest``.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from tasks import counters, routing
+from tasks.claims import Claims
+from tasks.clock import now, to_rfc3339
+from tasks.delivery import circuit_breaker
+from tasks.settings import settings
+from tasks.settings.settlement_bound import worst_case_settlement_seconds
+from tasks.sinks import SINKS
+
+#: Where the last sweep left what it saw.
+_KEY = "stats"
+
+_log = logging.getLogger("backlog")
+
+_SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+def collect(claims: Claims, redis: Redis) -> dict[str, Any]:
+    """Look everywhere; counts the whole index of what is due."""
+    epoch = int(now().timestamp())
+    due, processing = claims.count_due()
+    overdue = [entry.at for entry in claims.due()]
+    return {
+        "at": to_rfc3339(now()),
+        "due": due,
+        "processing": processing,
+        "overdue": len(overdue),
+        "oldestOverdueSeconds": epoch - min(overdue, default=epoch),
+        **present(redis, {name: claims.count_parked(name) for name in SINKS}),
+        "sweepIntervalSeconds": settings().sweep_interval,
+        "settledWithinSeconds": worst_case_settlement_seconds(settings()),
+    }
+
+
+def latest(redis: Redis) -> dict[str, Any]:
+    """Return what the last sweep saw, with the present state of what Redis alone tells.
+
+    Before the first sweep, what only DynamoDB knows is None.
+    """
+    unseen = dict.fromkeys(("at", "due", "processing", "overdue", "oldestOverdueSeconds"))
+    seen = published(redis) or {**unseen, "sinks": {}}
+    parked = {name: sink["parked"] for name, sink in seen["sinks"].items()}
+    return {
+        "sweepIntervalSeconds": settings().sweep_interval,
+        "settledWithinSeconds": worst_case_settlement_seconds(settings()),
+        **seen,
+        **present(redis, parked),
+    }
+
+
+def present(redis: Redis, parked: Mapping[str, int]) -> dict[str, Any]:
+    """Return what Redis alone tells; ``parked`` is how many events wait for each sink."""
+    waiting = queues(redis, routing.queues(SINKS))
+    return {
+        "backlog": {name: queue.length for name, queue in waiting.items()},
+        "waitSeconds": {name: round(queue.wait, 3) for name, queue in waiting.items()},
+        "sinks": {name: _sink(redis, name, parked.get(name)) for name in SINKS},
+        **recent(redis),
+    }
+
+
+class Queue(NamedTuple):
+    """What waits in a queue of Redis, and for how many seconds its next message has."""
+
+    length: int
+    wait: float
+
+
+def queues(redis: Redis, names: Iterable[str]) -> dict[str, Queue]:
+    """Look at queues, by their names."""
+    names = list(names)
+    pipe = redis.pipeline(transaction=False)
+    for name in names:
+        pipe.llen(name)
+        pipe.lindex(name, -1)
+    answers = iter(pipe.execute())
+    moment = now().timestamp()
+    return {
+        name: Queue(length, max(0.0, moment - (_published_at(text) or moment)))
+        for name, length, text in zip(names, answers, answers, strict=True)
+    }
+
+
+def _published_at(text: str | None) -> float | None:
+    try:
+        return float(json.loads(text or "")["headers"]["published_at"])
+    except (ValueError, KeyError, TypeError):  # there is none, or it is not one of ours
+        return None
+
+
+def recent(redis: Redis) -> dict[str, Any]:
+    """Return lag and throughput of the last hour; a percentile is the bound of a bucket."""
+    series = counters.minutes(redis, 60)
+    hour = counters.added_up(series)
+    last = counters.added_up(series[-2:-1])  # the last minute that is over
+    return {
+        "lagSeconds": {name: counters.lag_percentile(hour, of) for name, of in _SHARES.items()},
+        "throughput": {"lastMinute": settled(last), "lastHour": settled(hour)},
+    }
+
+
+def settled(counts: Mapping[str, int]) -> int:
+    """Events that reached their first final status."""
+    return sum(count for _, count in counters.lag_buckets(counts))
+
+
+def _sink(redis: Redis, name: str, parked: int | None) -> dict[str, Any]:
+    breaker = circuit_breaker.status_of(redis, name)
+    return {
+        "state": breaker.state.value,
+        "parked": parked,
+        "failures": breaker.failures,
+        "opened": breaker.opened,
+        "probeInSeconds": breaker.probe_in,
+    }
+
+
+def publish(redis: Redis, collected: dict[str, Any]) -> None:
+    """Leave what was seen for those who breaker often, and log the backlog, which workers scale by.
+
+    A queue's dot becomes an underscore there: CloudWatch would take it for a path.
+    """
+    redis.set(_KEY, json.dumps(collected))
+    backlog = {queue.replace(".", "_"): count for queue, count in collected["backlog"].items()}
+    _log.info(json.dumps({"at": collected["at"], "backlog": backlog}))
+
+
+def published(redis: Redis) -> dict[str, Any] | None:
+    """Return what the last sweep saw; ``at`` tells when. None before the first."""
+    text = redis.get(_KEY)
+    seen: dict[str, Any] | None = json.loads(text) if text else None
+    return seen

@@ -1,0 +1,1 @@
+"""Deliver again: because a lease ran out, a sink recovered, or an operator asks."""

@@ -1,0 +1,153 @@
+"""Redrive: deliver again what did not get through, because somebody asks for it.
+
+The claim is reopened before anything is published, by a write that one of several redrives wins;
+if this process dies in between, a sweep does the rest.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from typing import TypeVar
+from uuid import uuid4
+
+from tasks.claims import Claim, Claims, Status, Summary
+from tasks.claims.intake import read_event
+from tasks.claims.outcomes import undelivered
+from tasks.clock import from_rfc3339
+from tasks.dispatch import event_of
+from tasks.errors import ClaimInProgressError, ClaimNotFoundError, InvalidEventError
+from tasks.events import InteractionEvent, MetadataRules
+from tasks.recovery.takeover import go_on
+from tasks.sinks import SINKS
+
+T = TypeVar("T")
+
+
+class RedriveAnswer(StrEnum):
+    """What a redrive of one event came to."""
+
+    REDRIVEN = "redriven"  # its deliveries are on their way
+    REDRIVABLE = "would be redriven"  # in a dry run
+    NOTHING_TO_DO = "nothing to do"  # the sinks in question have it
+    IN_PROGRESS = "under way"  # somebody is working on it
+    STILL_INVALID = "still invalid"  # the rules of today refuse it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which events a redrive is for: those that some sink lacks, and all of this holds for.
+
+    ``since`` and ``until`` bound the time of receipt; ``error`` is part of the error of a delivery
+    that is lacking, to ``sink`` if that is given.
+    """
+
+    sink: str | None = None
+    status: Status | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    error: str | None = None
+
+    def among(self, claims: Claims) -> Iterator[Summary]:
+        """Yield the events in question, oldest first."""
+        for summary in claims.received(self.since, self.until):
+            if summary.status is not Status.PROCESSING and self._holds_for(summary):
+                yield summary
+
+    def _holds_for(self, summary: Summary) -> bool:
+        received = from_rfc3339(summary.received_at)
+        lacking = undelivered(summary.deliveries)
+        invalid = summary.status is Status.FAILED and not summary.deliveries
+        concerned = [sink for sink in lacking if self.sink in (None, sink)]
+        errors = [summary.deliveries[sink].error or "" for sink in concerned]
+        return (
+            (bool(lacking) or invalid)
+            and (self.sink is None or self.sink in lacking)
+            and (self.status is None or self.status is summary.status)
+            and (self.since is None or received >= self.since)
+            and (self.until is None or received <= self.until)
+            and (self.error is None or any(self.error in error for error in errors))
+        )
+
+
+def redrive_event(
+    claims: Claims,
+    rules: MetadataRules,
+    key: str,
+    *,
+    actor: str,
+    sink: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> RedriveAnswer:
+    """Deliver an event again to every sink that lacks it, or to ``sink`` alone.
+
+    ``force`` delivers also to who has it. ``actor`` goes into the audit record. ``dry_run`` only
+    tells what would come of it.
+
+    Raises:
+        ClaimNotFoundError: no such claim, or the event does not go to ``sink``.
+        StoreError: DynamoDB does not answer.
+    """
+    claim = claims.get(key)
+    if claim is None:
+        raise ClaimNotFoundError(f"no claim of {key}: it never came, or is past its retention")
+    if sink and sink not in claim.deliveries:
+        raise ClaimNotFoundError(f"{key} does not go to {sink}")
+    if claim.status is Status.PROCESSING:
+        return RedriveAnswer.IN_PROGRESS
+    holder = f"{key}.redrive.{uuid4().hex[:8]}"
+    event: InteractionEvent | None
+    if claim.is_invalid:
+        new, event = read_event(rules, key, envelope_of(claim), claim.received_at, holder)
+        reopen = partial(claims.replace_invalid, claim, replace(new, actor=actor))
+    elif targets := _targets(claim, sink, force=force):
+        event = _event_of(claim)
+        reopen = partial(claims.reopen, claim, targets, actor=actor, holder=holder)
+    else:
+        return RedriveAnswer.NOTHING_TO_DO
+    if event is None:
+        return RedriveAnswer.STILL_INVALID
+    if dry_run:
+        return RedriveAnswer.REDRIVABLE
+    try:
+        go_on(claims, reopen(), event)
+    except ClaimInProgressError:
+        return RedriveAnswer.IN_PROGRESS
+    return RedriveAnswer.REDRIVEN
+
+
+def _targets(claim: Claim, sink: str | None, *, force: bool) -> list[str]:
+    concerned = [sink] if sink else [name for name in claim.deliveries if name in SINKS]
+    return [name for name in concerned if force or name in claim.undelivered]
+
+
+def _event_of(claim: Claim) -> InteractionEvent | None:
+    try:
+        return event_of(claim)
+    except InvalidEventError:  # it was valid for another release
+        return None
+
+
+def envelope_of(claim: Claim) -> object:
+    """Return the envelope as it came, of which the payload leaves out the replay it came with."""
+    try:
+        envelope = json.loads(claim.payload)
+    except ValueError:  # it was too large to be kept
+        return None
+    _, _, replay_name = claim.id.partition("@")
+    if replay_name and isinstance(envelope, dict):
+        envelope["replay-name"] = replay_name
+    return envelope
+
+
+def throttle(items: Iterable[T], rate: float) -> Iterator[T]:
+    """Yield items, no more than ``rate`` a second; what is done with them counts as waiting."""
+    begun = time.monotonic()
+    for number, item in enumerate(items):
+        # What was late is caught up with: the pace is that of the whole.
+        time.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        yield item

@@ -1,0 +1,7 @@
+"""``python -m tasks.settings`` renders ``docs/settings.md``."""
+
+import sys
+
+from tasks.settings.model import as_markdown
+
+sys.stdout.write(as_markdown())

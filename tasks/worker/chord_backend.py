@@ -1,0 +1,111 @@
+"""The result backend of our chords: ``settle`` runs once every delivery has *an* outcome.
+
+Celery runs a chord's body only when its whole header succeeded. Ours is ``Promise.allSettled``: a
+failed or revoked delivery stays FAILURE or REVOKED for Flower, and counts as a part all the same.
+
+The parts of a chord are a Redis hash, task id → report, so a part that is counted twice is
+counted once. Whoever finds the hash complete publishes the body. That may happen twice (a last
+part that is redelivered); settling twice is harmless (``outcomes``), settling never would not be.
+"""
+
+import json
+import logging
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+from celery.backends.redis import RedisBackend
+from celery.canvas import Signature
+
+from tasks.claims import Outcome
+from tasks.delivery.report import report_of
+from tasks.errors import (
+    ParkedError,
+)
+
+#: Seconds that a complete chord is kept, in case its last part is redelivered.
+KEEP_COMPLETE = 300
+
+# KEYS: parts. ARGV: task id, report, 1 if it may replace an earlier report of the same task,
+# size of the header, seconds to keep, seconds to keep once complete.
+_COUNT_PART_SCRIPT = """
+redis.call(ARGV[3] == '1' and 'HSET' or 'HSETNX', KEYS[1], ARGV[1], ARGV[2])
+local reports = redis.call('HVALS', KEYS[1])
+local complete = #reports >= tonumber(ARGV[4])
+if complete or #reports == 1 then redis.call('EXPIRE', KEYS[1], ARGV[complete and 6 or 5]) end
+return complete and reports or {}
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class SettlingBackend(RedisBackend):
+    """Redis result backend whose chords settle.
+
+    The header's tasks return ``outcomes.Report`` as JSON. The body is called with its own
+    arguments and ``reports``, a list of theirs; its signature has a
+    header ``chord_size``.
+    """
+
+    app: Celery
+    expires: int
+    chord_expires: int | None
+
+    @cached_property
+    def _count_part(self) -> Any:
+        return self.client.register_script(_COUNT_PART_SCRIPT)
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Do nothing: all that a chord needs rides along with its body."""
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Do nothing: as ``apply_chord``."""
+
+    def add_pending_result(self, result: Any, *_args: Any, **_kwargs: Any) -> Any:
+        """Do nothing: a group would subscribe to each result here, and nobody reads results."""
+        return result
+
+    def mark_as_failure(self, task_id: str, exc: Any, *args: Any, **kwargs: Any) -> None:
+        """Note a failure; but of what is parked, of which there may be very many, keep nothing."""
+        if isinstance(exc, ParkedError):
+            kwargs["store_result"] = False
+        super().mark_as_failure(task_id, exc, *args, **kwargs)
+
+    def on_chord_part_return(
+        self, request: Any, state: str, result: Any, propagate: bool | None = None, **kwargs: Any
+    ) -> None:
+        """Count one delivery's end; the last one publishes the chord's body."""
+        report = report_of(request, state, result)
+        body: Signature[Any] = Signature.from_dict(request.chord, app=self.app)
+        # A part that cannot be counted strands its chord until the sweep, so try for a while.
+        reports = self.ensure(
+            self._count_part,
+            (
+                [self.get_key_for_group(request.group, ".parts")],
+                [
+                    request.id,
+                    json.dumps(report.to_json()),
+                    int(report.outcome is Outcome.DELIVERED),
+                    body.options["headers"]["chord_size"],
+                    self.chord_expires or self.expires,
+                    KEEP_COMPLETE,
+                ],
+            ),
+        )
+        if reports:
+            body.apply_async(kwargs={"reports": [json.loads(text) for text in reports]})
+
+    # Celery's own way of failing a body because of its header: never, here.
+    def chord_error_from_stack(self, callback: Signature, exc: Any = None) -> Any:
+        """Report an error that left a chord without its body; the sweep will finish the event."""
+        _log.error("chord of %s is stranded: %r", callback.id, exc)
+
+
+def join_chord(request: Any, body: Signature[Any], group: str) -> None:
+    """Make a running task the only part of a chord: its end publishes ``body``.
+
+    Also where its attempt fails or its process is killed, which a task that published ``body``
+    itself would not survive.
+    """
+    request.chord = body
+    request.group = group

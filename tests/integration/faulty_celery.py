@@ -1,9 +1,0 @@
-"""The ``celery`` command, which dies at a named point: ``-m tests.integration.faulty_celery``."""
-
-from celery.__main__ import main
-
-from . import faults
-
-assert faults.POINTS
-
-main()

@@ -1,9 +1,0 @@
-"""Ingest that dies at a named point: ``python -m tests.integration.faulty_ingest``."""
-
-from ingest.__main__ import main
-
-from . import faults
-
-assert faults.POINTS
-
-main()

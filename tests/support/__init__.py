@@ -1,0 +1,1 @@
+"""What tests, benchmarks and the soak share: processes, clients, samples, faults."""
