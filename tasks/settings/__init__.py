@@ -3,7 +3,8 @@
 from tasks.settings.cxone import CxoneSettings
 from tasks.settings.environment import Role
 from tasks.settings.http import OAuthGrant, Tls
-from tasks.settings.model import ReplayPolicy, Settings, load, load_or_exit, settings
+from tasks.settings.loading import load, load_or_exit, settings
+from tasks.settings.model import ReplayPolicy, Settings
 from tasks.settings.sinks import SinkSettings
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from tasks.settings.model import as_markdown
+from tasks.settings.docs import as_markdown
 
 sys.stdout.write(as_markdown())

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from tasks.settings.environment import (
+    PLAIN_HTTP,
     Reader,
     Variable,
     integer,
@@ -195,6 +196,4 @@ def _check_constraints(values: Mapping[str, Any], given: str, *, allow_http: boo
         yield VARIABLES["grant"].problem(f"not password, though {VARIABLES[key].name} is set")
     for part in _URLS:
         if values[part] and not (allow_http or is_safe(values[part])):
-            yield VARIABLES[part].problem(
-                "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
-            )
+            yield VARIABLES[part].problem(PLAIN_HTTP)

@@ -61,12 +61,14 @@ class Variable(NamedTuple):
         try:
             return Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
-            message = f"{self.name}_FILE: {path} cannot be read: {error.strerror}"
-            raise ValueError(message) from error
+            why = error.strerror
+        except ValueError:  # of its text or its name; the error would show a part of the secret
+            why = "not a file of UTF-8 text"
+        raise ValueError(f"{self.name}_FILE: {path} cannot be read: {why}")
 
-    def problem(self, what: str) -> str:
+    def problem(self, what: str, example: object = None) -> str:
         """Say what is wrong with it, and what would be right."""
-        return f"{self.name}: {what}; expected, for example: {self.example}"
+        return f"{self.name}: {what}; expected, for example: {example or self.example}"
 
 
 class Reader:
@@ -147,6 +149,10 @@ def ca_file(text: str) -> str:
     except (OSError, ValueError):
         raise ValueError("not a PEM file of certificates that can be read") from None
     return text
+
+
+#: What is wrong with a URL that is not safe, where that is asked for.
+PLAIN_HTTP = "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
 
 
 def is_safe(url: str) -> bool:

@@ -1,25 +1,16 @@
-"""Every setting, in one typed place: read from the environment, checked before anything starts.
+"""What can be set: every setting with its variable, its type and its default."""
 
-``docs/settings.md`` is rendered from here (``python -m tasks.settings``).
-"""
-
-import os
 import ssl
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import SettingsError
 from tasks.events import EventType, metadata
-from tasks.settings import cxone as cxone_settings
+from tasks.settings import cxone
 from tasks.settings.cxone import CxoneSettings
 from tasks.settings.environment import (
-    Reader,
     Role,
     Variable,
     boolean,
@@ -33,8 +24,8 @@ from tasks.settings.environment import (
     url,
     url_to_call,
 )
-from tasks.settings.sink_table import documented, variables_of
-from tasks.settings.sinks import SinkSettings, configure
+from tasks.settings.sink_table import variables_of
+from tasks.settings.sinks import SinkSettings
 from tasks.sinks import SINKS
 
 
@@ -50,13 +41,16 @@ def _setting(
     parse: Callable[[str], Any],
     doc: str,
     *,
-    example: str,
+    example: str = "",
     default: str | None = None,
     needed_by: Sequence[Role] = (),
     secret: bool = False,
     unless: str | None = None,
 ) -> Any:
-    variable = Variable(name, doc, parse, example, default, frozenset(needed_by), secret, unless)
+    """Declare one; its default is an example of it, unless there is a better one."""
+    variable = Variable(
+        name, doc, parse, example or default or "", default, frozenset(needed_by), secret, unless
+    )
     return field(metadata={"variable": variable})
 
 
@@ -82,21 +76,24 @@ def _false(text: str) -> bool:
 
 def _file_to_write(text: str) -> Path:
     path = Path(text)
-    if "\0" in text or not path.parent.is_dir() or path.is_dir():
+    try:
+        right = "\0" not in text and path.parent.is_dir() and not path.is_dir()
+    except OSError:  # its name is too long
+        right = False
+    if not right:
         raise ValueError("not a file in a folder that is there")
     return path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a process of ours is told from outside. Absent ones are None."""
+    """The settings of a process. Absent ones are None."""
 
     redis_url: str = _setting(
         "REDIS_URL",
         redis_url,
         "Broker, chord results, breakers. `rediss://` for TLS; "
         "`rediss://user:password@host:port/database`.",
-        example="redis://127.0.0.1:6379/0",
         default="redis://127.0.0.1:6379/0",
         secret=True,
     )
@@ -124,14 +121,12 @@ class Settings:
         "PROCESSING_TABLE",
         matching(r"[A-Za-z0-9_.-]{3,255}", "a table's name: 3 to 255 of A-Z a-z 0-9 _ . -"),
         "DynamoDB table of claims (`deploy/storage.yaml`).",
-        example="cxone_event_processor",
         default="cxone_event_processor",
     )
     current_environment: str = _setting(
         "CURRENT_ENVIRONMENT",
         matching(r"[A-Za-z0-9_-]{1,64}", "a name of letters, digits, _ and -"),
         "Environment whose metadata rules apply.",
-        example="prod",
         default="prod",
     )
     metadata_registry: Path = _setting(
@@ -145,7 +140,6 @@ class Settings:
         "EVENT_SOURCE",
         matching(r"[A-Za-z0-9/_.#-]{1,256}", "an EventBridge source"),
         "The `source` of the events we process; others are ignored.",
-        example="nice.cxone",
         default="nice.cxone",
     )
     replay_policy: ReplayPolicy = _setting(
@@ -169,28 +163,24 @@ class Settings:
         "CLAIM_LEASE_SECONDS",
         integer(1, 86_400),
         "How long the holder of a claim may work before a sweep may take over.",
-        example="600",
         default="600",
     )
     sweep_interval: int = _setting(
         "SWEEP_INTERVAL_SECONDS",
         integer(1, 3_600),
         "How often a sweep looks for overdue claims.",
-        example="30",
         default="30",
     )
     sweep_rate: int = _setting(
         "SWEEP_RATE",
         integer(1, 10_000),
         "Claims a second that sweeps take over, at most: a backlog is worked off, not dumped.",
-        example="100",
         default="100",
     )
     max_dispatches: int = _setting(
         "MAX_DISPATCHES",
         integer(1, 100),
         "How often an event is started before it is given up, where its worker dies each time.",
-        example="5",
         default="5",
     )
     redrive_schedule: tuple[int, ...] = _setting(
@@ -205,21 +195,18 @@ class Settings:
         "REDRIVE_MAX_AGE_SECONDS",
         integer(1, 30 * 86_400),
         "Age at which an event that some sink still lacks is given up.",
-        example="259200",
         default="259200",
     )
     visibility_timeout: int = _setting(
         "VISIBILITY_TIMEOUT_SECONDS",
         integer(1, 86_400),
         "After how long Redis hands a lost worker's messages to another.",
-        example="300",
         default="300",
     )
     retention_days: int = _setting(
         "RETENTION_DAYS",
         integer(4, 3_650),
         "How long a claim and its audit records are kept, and a duplicate is known as one.",
-        example="30",
         default="30",
     )
     ingest_api_keys: tuple[bytes, ...] | None = _setting(
@@ -238,31 +225,21 @@ class Settings:
         default="127.0.0.1",
     )
     ingest_port: int = _setting(
-        "INGEST_PORT",
-        integer(1, 65_535),
-        "Port that ingest listens on.",
-        example="8080",
-        default="8080",
+        "INGEST_PORT", integer(1, 65_535), "Port that ingest listens on.", default="8080"
     )
     ingest_workers: int = _setting(
-        "INGEST_WORKERS",
-        integer(1, 64),
-        "Processes of ingest; each has 16 threads.",
-        example="2",
-        default="2",
+        "INGEST_WORKERS", integer(1, 64), "Processes of ingest; each has 16 threads.", default="2"
     )
     ingest_max_bytes: int = _setting(
         "INGEST_MAX_BYTES",
         integer(1_024, 64 * 1_048_576),
         "Largest body that ingest reads; an EventBridge entry is under 1 MB.",
-        example="2097152",
         default="2097152",
     )
     ingest_max_backlog: int = _setting(
         "INGEST_MAX_BACKLOG",
         integer(1, 10**9),
         "Events waiting in Redis above which ingest answers 503.",
-        example="100000",
         default="100000",
     )
     ingest_url: str | None = _setting(
@@ -286,11 +263,7 @@ class Settings:
         default="127.0.0.1",
     )
     flower_port: int = _setting(
-        "FLOWER_PORT",
-        integer(1, 65_535),
-        "Port that Flower listens on.",
-        example="5555",
-        default="5555",
+        "FLOWER_PORT", integer(1, 65_535), "Port that Flower listens on.", default="5555"
     )
     flower_basic_auth: str | None = _setting(
         "FLOWER_BASIC_AUTH",
@@ -356,189 +329,15 @@ class Settings:
         return [name for name, sink in self.sinks.items() if event_type in sink.event_types]
 
 
+#: The variables that are neither a sink's nor CXone's, by the field that holds the value.
+VARIABLES: Mapping[str, Variable] = {
+    setting.name: setting.metadata["variable"] for setting in fields(Settings) if setting.metadata
+}
+
+
 def variables() -> Iterator[Variable]:
     """Every variable, in the order of the documentation."""
-    for setting in fields(Settings):
-        if "variable" in setting.metadata:
-            yield setting.metadata["variable"]
+    yield from VARIABLES.values()
     for sink in SINKS.values():
         yield from variables_of(sink).values()
-    yield from cxone_settings.VARIABLES.values()
-
-
-def load(environ: Mapping[str, str], role: Role | None = None) -> Settings:
-    """Read the settings for a process with this role.
-
-    Raises:
-        SettingsError: with a line for everything that is wrong, not only the first.
-    """
-    reader = Reader(environ, role)
-    values: dict[str, Any] = {
-        setting.name: reader.read(setting.metadata["variable"])
-        for setting in fields(Settings)
-        if "variable" in setting.metadata
-    }
-    allow_http = values["allow_http_sinks"] is not False
-    cxone = values["cxone"] = cxone_settings.configure(reader, allow_http=allow_http)
-    values["sinks"] = {
-        name: configure(sink, reader, allow_http=allow_http, cxone=cxone)
-        for name, sink in SINKS.items()
-    }
-    problems = reader.problems
-    if values["metadata_registry"] and values["current_environment"]:
-        try:
-            metadata.MetadataRules.from_file(
-                values["metadata_registry"], values["current_environment"]
-            )
-        except ValueError as error:
-            problems.append(
-                f"METADATA_REGISTRY: {error}; expected a JSON file with a JSON Schema for each "
-                f"environment, as {metadata.SHIPPED.name} has"
-            )
-    if not problems:
-        settings = Settings(**values)
-        problems = list(_check_constraints(settings))
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def _check_constraints(settings: Settings) -> Iterator[str]:
-    """Tell which settings, each right by itself, break the promises together."""
-    if settings.redrive_max_age >= settings.retention_days * 86_400:
-        yield (
-            f"REDRIVE_MAX_AGE_SECONDS: {settings.redrive_max_age} is not below the "
-            f"{settings.retention_days} days of RETENTION_DAYS: a claim would go away with "
-            "something left to do; expected, for example: 259200"
-        )
-    if settings.cxone and settings.cxone.wait >= settings.redrive_max_age:
-        yield (
-            f"CXONE_WAIT_SECONDS: {settings.cxone.wait} is not below the "
-            f"{settings.redrive_max_age} of REDRIVE_MAX_AGE_SECONDS: an event would be given up "
-            "before it goes without its context; expected, for example: 3600"
-        )
-    if settings.redis_ca_file and not settings.redis_url.startswith("rediss:"):
-        yield "REDIS_CA_FILE: REDIS_URL does not ask for TLS; expected there: rediss://…"
-    if both := _users(settings.flower_basic_auth) & _users(settings.flower_readonly_auth):
-        yield (
-            f"FLOWER_READONLY_AUTH: {', '.join(sorted(both))} is in FLOWER_BASIC_AUTH as well; "
-            "expected, for example: viewer:another-long-password"
-        )
-    for name, sink in settings.sinks.items():
-        policy, longest = sink.policy, sink.max_delivery_seconds
-        if policy.max_wait >= settings.visibility_timeout:
-            yield (
-                f"VISIBILITY_TIMEOUT_SECONDS: {settings.visibility_timeout} is not above the "
-                f"{policy.max_wait} s that {name} may wait for a retry: the waiting "
-                f"message would be handed out twice; expected, for example: "
-                f"{policy.max_wait * 5}"
-            )
-        if longest >= settings.claim_lease:
-            yield (
-                f"CLAIM_LEASE_SECONDS: {settings.claim_lease} is not above the {longest} s "
-                f"that all tries of {name} may take: a sweep would take over from a worker "
-                f"that is alive; expected, for example: {longest * 2}"
-            )
-
-
-def _users(accounts: str | None) -> set[str]:
-    return {account.partition(":")[0] for account in (accounts or "").split(",") if account}
-
-
-def suggest_names(environ: Mapping[str, str]) -> Iterator[str]:
-    """Tell of variables of a sink or of CXone that nobody reads, and are nearly a setting."""
-    known = {variable.name for variable in variables()}
-    known |= {f"{variable.name}_FILE" for variable in variables() if variable.secret}
-    prefixes = tuple(f"{name.upper()}_" for name in (*SINKS, "cxone"))
-    for name in environ:
-        if name.startswith(prefixes) and name not in known:
-            for meant in get_close_matches(name, known, n=1, cutoff=0.75):
-                yield f"{name}: no such setting, so it is ignored; meant is perhaps {meant}"
-
-
-#: What may stand between ``celery`` and its command, and takes the next word.
-_CELERY_OPTIONS_WITH_VALUE = frozenset(
-    {"-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir"}
-)
-
-
-def role_of_command(argv: Sequence[str]) -> Role | None:
-    """Find the role in a ``celery -A tasks …`` command line; other commands need nothing."""
-    words = iter(argv[1:])
-    for word in words:
-        if word in _CELERY_OPTIONS_WITH_VALUE:
-            next(words, None)
-        elif not word.startswith("-"):
-            return Role(word) if word in ("worker", "flower") else None
-    return None
-
-
-@cache
-def settings() -> Settings:
-    """The settings of this process, read once; ends the process if they are wrong.
-
-    What looks like a misspelt setting is only told: it may be somebody else's.
-    """
-    for line in suggest_names(os.environ):
-        print(line, file=sys.stderr)  # noqa: T201 - there is no log yet
-    return load_or_exit(role_of_command(sys.argv))
-
-
-def load_or_exit(role: Role | None) -> Settings:
-    """Read the settings from the environment; print all that is wrong and exit 1 if they are."""
-    try:
-        return load(os.environ, role)
-    except SettingsError as error:
-        lines = "\n".join(f"  {problem}" for problem in error.problems)
-        raise SystemExit(f"cannot start: {len(error.problems)} setting(s) wrong\n{lines}") from None
-
-
-_HEAD = ["| name | meaning | default | example | needed by |", "|---|---|---|---|---|"]
-
-
-def as_markdown() -> str:
-    """Render ``docs/settings.md``."""
-    own = [s.metadata["variable"] for s in fields(Settings) if "variable" in s.metadata]
-    lines = [
-        "# Settings",
-        "",
-        "All from the environment, checked when a process starts. "
-        "Rendered by `python -m tasks.settings`.",
-        "",
-        *_HEAD,
-        *map(_row, own),
-        "",
-        "AWS credentials are found as boto3 finds them. A secret may also be in a file, which "
-        "`<its name>_FILE` names: "
-        + ", ".join(f"`{variable.name}`" for variable in own if variable.secret)
-        + ", and those of the sinks.",
-        "",
-        "In place of the value of one marked †, which may be a secret, the ARN of a secret in AWS "
-        "Secrets Manager can stand: `arn:aws:secretsmanager:…:secret:NAME`, or with `#KEY` behind "
-        "it for a field of a JSON object. It is read when a process starts; if that fails, it does "
-        "not start.",
-        "",
-        "## Each sink",
-        "",
-        f"`<NAME>` is one of {', '.join(name.upper() for name in SINKS)}; see [sinks](sinks.md).",
-        "",
-        *_HEAD,
-        *map(_row, documented(SINKS.values())),
-        "",
-        "## CXone",
-        "",
-        "All absent: no contexts. See [contexts](cxone.md).",
-        "",
-        *_HEAD,
-        *map(_row, cxone_settings.VARIABLES.values()),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _row(variable: Variable) -> str:
-    value = "the one shipped" if variable.name == "METADATA_REGISTRY" else variable.default
-    default = f"`{value}`" if value else "–"
-    needed = ", ".join(sorted(variable.needed_by))
-    name = f"`{variable.name}`" + (" †" if variable.secret else "")
-    return f"| {name} | {variable.doc} | {default} | `{variable.example}` | {needed} |"
+    yield from cxone.VARIABLES.values()

@@ -3,9 +3,8 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 from tasks.events import EventType
 from tasks.settings.environment import (
@@ -123,30 +122,6 @@ def _is_signing_secret(text: str) -> bool:
 # ── Variables ─────────────────────────────────────────────────────────────────────────────────
 
 
-class _Part(NamedTuple):
-    """A variable that each sink has: the end of its name, and the default that is declared."""
-
-    suffix: str
-    parse: Callable[[str], Any]
-    doc: str
-    example: str
-    declared: Callable[[Sink], str | None] = lambda _: None
-    needed_by: frozenset[Role] = frozenset()
-    secret: bool = False
-
-    def variable(self, sink: str, default: str | None) -> Variable:
-        """Return the variable of the sink of that name."""
-        return Variable(
-            f"{sink.upper()}_{self.suffix}",
-            self.doc,
-            self.parse,
-            self.example.replace("<name>", sink),
-            default,
-            self.needed_by,
-            self.secret,
-        )
-
-
 _SECONDS = integer(1, 3_600)
 
 #: What of the policy can be set, by the name it has there.
@@ -168,100 +143,91 @@ POLICY_VARIABLES = {
 }
 
 
-def _declared(part: str) -> Callable[[Sink], str]:
-    return lambda sink: f"{getattr(sink.policy, part):.15g}"
-
-
-_PARTS: Mapping[str, _Part] = {
-    "url": _Part(
-        "ENDPOINT",
-        url_to_call,
+#: By what is set with it; ``<NAME>`` and ``<name>`` stand for the sink's.
+_VARIABLES: Mapping[str, Variable] = {
+    "url": Variable(
+        "<NAME>_ENDPOINT",
         "Its URL: https, outside loopback.",
+        url_to_call,
         "https://<name>.example.com/events",
         needed_by=frozenset([Role.WORKER]),
         secret=True,  # a path may hold a token
     ),
-    "event_types": _Part(
-        "EVENT_TYPES",
-        _event_types,
+    "event_types": Variable(
+        "<NAME>_EVENT_TYPES",
         "Event types that it gets, comma-separated.",
+        _event_types,
         "completed,abandoned",
-        lambda sink: ",".join(kind for kind in EventType if kind in sink.event_types),
     ),
     **{
-        part: _Part(suffix, parse, doc, f"{getattr(Policy(), part) or 20}", _declared(part))
+        part: Variable(f"<NAME>_{suffix}", doc, parse, f"{getattr(Policy(), part) or 20}")
         for part, (suffix, parse, doc) in POLICY_VARIABLES.items()
     },
-    "headers": _Part(
-        "HEADERS",
-        _headers,
+    "headers": Variable(
+        "<NAME>_HEADERS",
         "Headers sent beside ours: a JSON object.",
+        _headers,
         '{"X-Tenant": "acme"}',
-        lambda sink: json.dumps(dict(sink.headers)) if sink.headers else None,
         secret=True,
     ),
-    "bearer_token": _Part(
-        "BEARER_TOKEN",
-        _bearer_token,
+    "bearer_token": Variable(
+        "<NAME>_BEARER_TOKEN",
         "Authentication: a bearer token.",
+        _bearer_token,
         "a-long-random-token",
         secret=True,
     ),
-    "basic_auth": _Part(
-        "BASIC_AUTH",
-        _basic_auth,
+    "basic_auth": Variable(
+        "<NAME>_BASIC_AUTH",
         "Authentication: user and password.",
+        _basic_auth,
         "user:a-long-password",
         secret=True,
     ),
-    "api_key": _Part(
-        "API_KEY",
-        _api_key,
+    "api_key": Variable(
+        "<NAME>_API_KEY",
         "Authentication: a header of any name.",
+        _api_key,
         "X-Api-Key: a-long-random-key",
         secret=True,
     ),
-    "oauth_token_url": _Part(
-        "OAUTH_TOKEN_URL",
-        url_to_call,
+    "oauth_token_url": Variable(
+        "<NAME>_OAUTH_TOKEN_URL",
         "Authentication: OAuth client credentials; where tokens are had.",
+        url_to_call,
         "https://login.example.com/oauth2/token",
         secret=True,
     ),
-    "oauth_client_id": _Part(
-        "OAUTH_CLIENT_ID", printable, "Id of the OAuth client.", "cxone-events"
+    "oauth_client_id": Variable(
+        "<NAME>_OAUTH_CLIENT_ID", "Id of the OAuth client.", printable, "cxone-events"
     ),
-    "oauth_client_secret": _Part(
-        "OAUTH_CLIENT_SECRET",
-        printable,
-        "Its secret.",
-        "a-long-random-secret",
-        secret=True,
+    "oauth_client_secret": Variable(
+        "<NAME>_OAUTH_CLIENT_SECRET", "Its secret.", printable, "a-long-random-secret", secret=True
     ),
-    "oauth_scope": _Part("OAUTH_SCOPE", printable, "Scope to ask for.", "events:write"),
-    "signing_secrets": _Part(
-        "SIGNING_SECRETS",
-        _signing_secrets,
+    "oauth_scope": Variable("<NAME>_OAUTH_SCOPE", "Scope to ask for.", printable, "events:write"),
+    "signing_secrets": Variable(
+        "<NAME>_SIGNING_SECRETS",
         "Secrets to sign with (Standard Webhooks), comma-separated: two during a rotation.",
+        _signing_secrets,
         "whsec_YW4gZXhhbXBsZSwgbm90IGEgc2VjcmV0",
         secret=True,
     ),
-    "ca_file": _Part(
-        "CA_FILE",
-        ca_file,
+    "ca_file": Variable(
+        "<NAME>_CA_FILE",
         "PEM file of the only certificate authorities to trust, for tokens, too.",
+        ca_file,
         "/etc/cxone/<name>-ca.pem",
     ),
-    "client_cert_file": _Part(
-        "CLIENT_CERT_FILE",
-        str,
+    "client_cert_file": Variable(
+        "<NAME>_CLIENT_CERT_FILE",
         "PEM file of the certificate that we show.",
+        str,
         "/etc/cxone/<name>.pem",
     ),
-    "client_key_file": _Part(
-        "CLIENT_KEY_FILE",
-        str,
+    "client_key_file": Variable(
+        "<NAME>_CLIENT_KEY_FILE",
         "PEM file of its key, unencrypted, where that is a file of its own.",
+        str,
         "/etc/cxone/<name>.key",
     ),
 }
@@ -269,15 +235,28 @@ _PARTS: Mapping[str, _Part] = {
 
 def variables_of(sink: Sink) -> dict[str, Variable]:
     """Return a sink's variables, in the order of the documentation."""
-    return {name: part.variable(sink.name, part.declared(sink)) for name, part in _PARTS.items()}
+    declared = {
+        "event_types": ",".join(kind for kind in EventType if kind in sink.event_types),
+        "headers": json.dumps(dict(sink.headers)) if sink.headers else None,
+        **{part: f"{getattr(sink.policy, part):.15g}" for part in POLICY_VARIABLES},
+    }
+    return {
+        part: variable._replace(
+            name=variable.name.replace("<NAME>", sink.name.upper()),
+            example=variable.example.replace("<name>", sink.name),
+            default=declared.get(part),
+        )
+        for part, variable in _VARIABLES.items()
+    }
 
 
 def documented(sinks: Iterable[Sink]) -> Iterator[Variable]:
     """Yield the variables of any sink, ``<NAME>_…``, with the defaults of these."""
-    for part in _PARTS.values():
-        declared = {sink.name: part.declared(sink) for sink in sinks}
-        if len(set(declared.values())) == 1:
-            default = next(iter(declared.values()))
+    of_each = {sink.name: variables_of(sink) for sink in sinks}
+    for part, variable in _VARIABLES.items():
+        defaults = {name: variables[part].default for name, variables in of_each.items()}
+        if len(set(defaults.values())) == 1:
+            default = next(iter(defaults.values()))
         else:
-            default = ", ".join(f"{name}: {text or '–'}" for name, text in declared.items())
-        yield part.variable("<name>", default)
+            default = ", ".join(f"{name}: {text or '–'}" for name, text in defaults.items())
+        yield variable._replace(default=default)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from tasks.errors import SettingsError
 from tasks.events import EventType
 from tasks.settings.cxone import CxoneSettings
-from tasks.settings.environment import Reader, Variable, is_safe
+from tasks.settings.environment import PLAIN_HTTP, Reader, Variable, is_safe
 from tasks.settings.http import DEFAULT_TLS, MAX_TOKEN_SECONDS, OAuthGrant, Tls
 from tasks.settings.sink_table import POLICY_VARIABLES, SIGNING_PREFIX, Credential, variables_of
 from tasks.sinks.base import ALL_TYPES, Policy, Sink
@@ -109,6 +109,11 @@ def configure(
     values = {part: reader.read(variable) for part, variable in variables.items()}
     if len(reader.problems) == known:
         reader.problems += _check_constraints(variables, values, allow_http=allow_http)
+    tls = Tls(
+        ca_file=values["ca_file"],
+        cert_file=values["client_cert_file"],
+        key_file=values["client_key_file"],
+    )
     return SinkSettings(
         sink=sink,
         policy=Policy(**{part: values[part] for part in POLICY_VARIABLES}),
@@ -116,22 +121,16 @@ def configure(
         url=values["url"],
         headers=values["headers"] or {},
         credential=next(filter(None, [values[kind] for kind in _CREDENTIALS]), None),
-        grant=_grant(sink, variables, values) if values["oauth_token_url"] else None,
+        grant=_grant(sink, variables, values, tls) if values["oauth_token_url"] else None,
         signing_secrets=values["signing_secrets"] or (),
-        tls=_tls(values),
+        tls=tls,
         context_seconds=cxone.max_seconds if cxone and sink.context else 0,
     )
 
 
-def _tls(values: Mapping[str, Any]) -> Tls:
-    return Tls(
-        ca_file=values["ca_file"],
-        cert_file=values["client_cert_file"],
-        key_file=values["client_key_file"],
-    )
-
-
-def _grant(sink: Sink, variables: Mapping[str, Variable], values: Mapping[str, Any]) -> OAuthGrant:
+def _grant(
+    sink: Sink, variables: Mapping[str, Variable], values: Mapping[str, Any], tls: Tls
+) -> OAuthGrant:
     form = {"grant_type": "client_credentials"}
     if values["oauth_scope"]:
         form["scope"] = values["oauth_scope"]
@@ -141,7 +140,7 @@ def _grant(sink: Sink, variables: Mapping[str, Variable], values: Mapping[str, A
         url=values["oauth_token_url"],
         form=form,
         client=(values["oauth_client_id"], values["oauth_client_secret"]),
-        tls=_tls(values),
+        tls=tls,
     )
 
 
@@ -151,9 +150,7 @@ def _check_constraints(
     """Tell which settings of a sink, each right by itself, do not go together."""
     for part in ("url", "oauth_token_url"):
         if values[part] and not (allow_http or is_safe(values[part])):
-            yield variables[part].problem(
-                "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
-            )
+            yield variables[part].problem(PLAIN_HTTP)
     yield from _check_authentication(variables, values)
     cert, key = values["client_cert_file"], values["client_key_file"]
     if cert and not _is_pair(cert, key):

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 import tasks
 from tasks.errors import SettingsError
 from tasks.events.metadata import SHIPPED
-from tasks.settings import Role, Settings, load, load_or_exit
+from tasks.settings import Role, Settings, load, load_or_exit, loading
 from tasks.settings import cxone as cxone_settings
-from tasks.settings import model as module
-from tasks.settings.model import as_markdown, suggest_names, variables
+from tasks.settings.checks import suggest_names
+from tasks.settings.docs import as_markdown
+from tasks.settings.model import variables
 from tasks.settings.sink_table import variables_of
 from tasks.sinks import SINKS
 from tests.support.samples import attempt
@@ -297,6 +298,7 @@ def test_the_defaults_are_those_of_the_interface():
 
 @pytest.mark.parametrize("variable", list(variables()), ids=lambda variable: variable.name)
 def test_every_default_and_every_example_is_good(variable):
+    assert variable.example
     for text in (variable.default, variable.example):
         if text and text != "(unset)" and not text.startswith("/etc/"):
             variable.parse(text)
@@ -356,7 +358,7 @@ def test_other_processes_need_nothing():
     ],
 )
 def test_the_role_is_told_by_the_subcommand(command, role):
-    assert module.role_of_command(command.split()) is role
+    assert loading.role_of_command(command.split()) is role
 
 
 # ── All that is wrong, at once, and no secrets ────────────────────────────────────────────────
@@ -458,6 +460,17 @@ def test_a_file_that_cannot_be_read_is_reported(secret):
     assert problem == f"REDIS_URL_FILE: {secret} cannot be read: No such file or directory"
 
 
+def test_a_file_that_is_not_text_shows_nothing_of_itself(secret):
+    secret.write_bytes(b"redis://:s3cr3t\xff")
+    (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
+    assert problem == f"REDIS_URL_FILE: {secret} cannot be read: not a file of UTF-8 text"
+
+
+def test_a_file_name_that_is_too_long_is_reported():
+    (problem,) = problems_of({"HEARTBEAT_FILE": "/tmp/" + 300 * "x"})
+    assert problem.startswith("HEARTBEAT_FILE: not a file in a folder")
+
+
 def test_a_wrong_secret_in_a_file_is_not_printed(secret):
     secret.write_text("ftp://s3cr3t")
     (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
@@ -513,13 +526,13 @@ def test_what_is_nearly_a_setting_is_told(name, meant):
 def test_the_settings_of_a_process_are_read_once(monkeypatch):
     clear(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["celery", "-A", "tasks", "beat"])
-    module.settings.cache_clear()
+    loading.settings.cache_clear()
     try:
-        first = module.settings()
+        first = loading.settings()
         monkeypatch.setenv("AWS_REGION", "eu-west-1")
-        assert module.settings() is first
+        assert loading.settings() is first
     finally:
-        module.settings.cache_clear()
+        loading.settings.cache_clear()
 
 
 # ── Their documentation ───────────────────────────────────────────────────────────────────────
