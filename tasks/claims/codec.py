@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from itertools import combinations
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from tasks.claims.model import Claim, Due, Summary
 from tasks.claims.outcomes import Status, deliveries_from_plain, deliveries_to_plain
@@ -19,11 +20,9 @@ ITEM_SCHEMA = 1
 #: The index ``due`` is spread over this many partitions.
 DUE_BUCKETS = 8
 
-#: The attributes of an item that are a claim's; those that it need not have; and its numbers.
+#: The fields of a claim; those that its item need not have; and its numbers.
 _FIELDS = tuple(field.name for field in fields(Claim))
-_OPTIONAL = frozenset(
-    "holder targets actor due_at processed_at event_time interaction_id event_type".split()
-)
+_OPTIONAL = frozenset(field.name for field in fields(Claim) if NoneType in get_args(field.type))
 _NUMBERS = ("version", "generation", "dispatches", "redrives", "dispatched_at", "due_at")
 
 Item = Mapping[str, Any]
