@@ -39,7 +39,7 @@ class FieldError:
 
 
 class InvalidEventError(ProcessorError):
-    """Raised when an envelope or its detail is not as docs/interface.md says; names each field."""
+    """Raised when an envelope or its detail is invalid (docs/interface.md); names each field."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__(errors)

@@ -58,7 +58,7 @@ class ClaimSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The item of one event. Times are RFC 3339, except in seconds since the epoch where said."""
+    """The item of one event. Times are RFC 3339; some are seconds since the epoch."""
 
     id: str
     status: Status

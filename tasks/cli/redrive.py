@@ -89,8 +89,8 @@ def redrive(
     chosen = keys or [summary.id for summary in selection.among(table())]
     options = {"actor": _actor(), "sink": sink, "force": force, "dry_run": dry_run}
     answers = _run(chosen, math.inf if dry_run else rate, options, as_json=as_json)
-    said = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
-    click.echo(said or "nothing to redrive", err=True)
+    summary = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
+    click.echo(summary or "nothing to redrive", err=True)
     if answers["unknown"]:
         raise SystemExit(1)
 
