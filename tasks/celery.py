@@ -1,7 +1,6 @@
 """The Celery app: ``celery -A tasks …`` finds it here."""
 
 import logging
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -12,9 +11,7 @@ from kombu.exceptions import OperationalError
 from tasks import json_lines
 from tasks.clock import now
 from tasks.settings import settings
-
-#: What our messages look like; to be raised when workers of the release before could not read them.
-MESSAGE_SCHEMA = 1
+from tasks.worker import publish
 
 #: Seconds after which a message of a later release is offered to all workers again.
 UNKNOWN_SCHEMA_DELAY = 10
@@ -35,7 +32,7 @@ class EventTask(Task[Any, Any]):
         self, args: tuple[Any, ...] | None = None, kwargs: Any = None, **options: Any
     ) -> Any:
         """Publish it, as ``celery.Task.apply_async`` does."""
-        ours = message_options(*(args or ())[:1])
+        ours = publish.message_options(*(args or ())[:1])
         # A message that is put back keeps what it was first published with.
         ours["headers"] |= options.get("headers") or {}
         return super().apply_async(args, kwargs, **(options | ours))
@@ -77,24 +74,12 @@ class EventTask(Task[Any, Any]):
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Put a message of a release newer than ours back, for workers of that release."""
-        written = self.request.get("message_schema", MESSAGE_SCHEMA)
-        if written > MESSAGE_SCHEMA:
-            why = f"message schema {written}; known up to {MESSAGE_SCHEMA}"
+        known = publish.MESSAGE_SCHEMA
+        written = self.request.get("message_schema", known)
+        if written > known:
+            why = f"message schema {written}; known up to {known}"
             _log.error("%s is kept for workers of another release: %s", task_id, why)
             raise self.requeue_later(UNKNOWN_SCHEMA_DELAY, why)
-
-
-def message_options(*key: str) -> dict[str, Any]:
-    """Return the options of each of our messages.
-
-    All but the dedup key is kept out of Flower and logs; the schema tells a later release what it
-    has before it; the time (seconds since the epoch) tells a sweep how long queues are.
-    """
-    return {
-        "argsrepr": repr(key),
-        "kwargsrepr": "{}",
-        "headers": {"message_schema": MESSAGE_SCHEMA, "published_at": time.time()},
-    }
 
 
 settings()  # a process that cannot start says so before anything else

@@ -9,15 +9,13 @@ publishes by kombu's own transport is heard within a second.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from queue import Empty
-from types import SimpleNamespace
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
@@ -150,37 +148,18 @@ class Channel(redis.Channel):
         return self._pooled
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        if queue.endswith(".pidbox"):  # a reply to somebody who waits as kombu does
+        if queue.endswith(".pidbox"):  # a reply to a client that waits as kombu does
             super()._put(queue, message, **kwargs)
             return
-        batch = kwargs.pop("_publish_batch", None)
-        if batch is None:
-            with self._one_round_trip() as batch:
-                self._put(queue, message, _publish_batch=batch, **kwargs)
+        # A hexadecimal digit: the key has sixteen members at most, however long the queue is.
+        member = message["properties"]["delivery_tag"][:1]
+        notification = (notify_key(queue), {member: 0})
+        if batch := kwargs.get("_publish_batch"):
+            super()._put(queue, message, **kwargs)
+            batch.add("zadd", *notification)
             return
-        super()._put(queue, message, _publish_batch=batch, **kwargs)  # type: ignore[call-arg]
-        tag = message["properties"]["delivery_tag"]
-        # A hexadecimal digit: sixteen wake up at most.
-        batch.add("zadd", notify_key(queue), {tag[:1]: 0})
-
-    def put_all(self, messages: Sequence[tuple[str, Any]]) -> None:
-        """Publish what ``prepare_message`` made, each to a queue, in one round trip.
-
-        Raises:
-            RedisError: some of them may have got there.
-        """
-        with self._one_round_trip() as batch:
-            for queue, message in messages:
-                self._inplace_augment_message(message, "", queue)
-                self._put(queue, message, _publish_batch=batch)
-
-    @contextmanager
-    def _one_round_trip(self) -> Iterator[SimpleNamespace]:
-        """Send what is added to it at its end; kombu takes it for a batch of its own."""
-        with self.conn_or_acquire() as client:
-            pipe = client.pipeline(transaction=False)
-            yield SimpleNamespace(add=lambda name, *args: getattr(pipe, name)(*args))
-            pipe.execute()
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            pipe.lpush(queue, dumps(message)).zadd(*notification).execute()
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         queues = self._queue_cycle.consume(len(self.active_queues))

@@ -11,12 +11,13 @@ from celery._state import _task_stack
 
 from ingest.publisher import EventQueue
 from tasks import deliver, dispatch, process
-from tasks.celery import EventTask, message_options
+from tasks.celery import EventTask
 from tasks.claims import Claim
 from tasks.claims.intake import read_event
 from tasks.events import MetadataRules, load_envelope
 from tasks.events.metadata import SHIPPED
 from tasks.settings import ReplayPolicy
+from tasks.worker.publish import message_options
 from tasks.worker.transport import Transport
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import RedisContainer

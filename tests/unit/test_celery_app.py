@@ -7,10 +7,11 @@ from celery import Celery
 from celery.app.trace import build_tracer
 from celery.exceptions import Retry
 
-from tasks.celery import EventTask, app, message_options
+from tasks.celery import EventTask, app
 from tasks.deliver import TASKS
 from tasks.errors import DeliveryError
 from tasks.sinks import SINKS
+from tasks.worker.publish import message_options
 
 PRIVATE = {"event": {"accountId": "Jane-Doe-4711"}}
 
