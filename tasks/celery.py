@@ -12,6 +12,7 @@ from tasks import json_lines
 from tasks.clock import now
 from tasks.settings import settings
 from tasks.worker import publish
+from tasks.worker.consumer import SendEventsTogether
 
 #: Seconds after which a message of a later release is delivered again, to any worker.
 UNKNOWN_SCHEMA_DELAY = 10
@@ -86,6 +87,7 @@ class EventTask(Task[Any, Any]):
 settings()  # a process that cannot start ends before anything else
 app: Celery = Celery("tasks", task_cls=EventTask)
 app.config_from_object("celeryconfig")
+app.steps["consumer"].add(SendEventsTogether)
 
 
 @signals.heartbeat_sent.connect
