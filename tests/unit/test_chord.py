@@ -1,7 +1,8 @@
 import pytest
-from celery import states
+from celery import Celery, states
 from celery.app.task import Context
-from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, WorkerLostError
+from celery.app.trace import build_tracer
+from celery.exceptions import Retry, SoftTimeLimitExceeded, TaskRevokedError, WorkerLostError
 from hypothesis import given
 
 from tasks.claims import Outcome
@@ -15,6 +16,7 @@ from tasks.errors import (
     StoreError,
     TransientDeliveryError,
 )
+from tasks.worker.chord_backend import SettlingBackend, join_chord
 from tests.support.samples import report
 from tests.support.strategies import reports
 
@@ -88,3 +90,56 @@ def test_the_time_of_a_report_is_rfc_3339():
     made = report_of(request(), states.FAILURE, DeliveryError("x"))
     assert from_rfc3339(made.at).tzinfo is not None
     assert made.at.endswith("Z")
+
+
+class Backend(SettlingBackend):
+    """Records the parts of chords instead of counting them in Redis."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.parts = []
+
+    def on_chord_part_return(self, request, state, result, **_):
+        self.parts.append((request.group, request.chord, state, result))
+
+
+@pytest.fixture
+def app():
+    app = Celery("test", broker="memory://", set_as_current=False)
+    app.conf.update(task_ignore_result=True, result_backend=f"{__name__}:Backend+redis://")
+    return app
+
+
+ERROR = DeliveryError("400 Bad Request")
+
+
+@pytest.mark.parametrize(
+    ("end", "part"),
+    [
+        (lambda _: "report", (states.SUCCESS, "report")),
+        (lambda task: task.fail(), (states.FAILURE, ERROR)),
+        (lambda task: task.try_again(), None),
+    ],
+    ids=["success", "failure", "retry"],
+)
+def test_the_end_of_a_task_that_joined_a_chord_is_a_part(app, end, part):
+    """The contract with Celery's tracer that ``join_chord`` relies on."""
+    body = app.signature("settle", args=("key",), headers={"chord_size": 1})
+
+    class Deliver(app.Task):
+        name = "deliver.test"
+        throws = (DeliveryError,)
+
+        def run(self):
+            join_chord(self.request, body, "group-1")
+            return end(self)
+
+        def fail(self):
+            raise ERROR
+
+        def try_again(self):
+            raise Retry("503")
+
+    task = app.register_task(Deliver())
+    build_tracer(task.name, task, app=app)("id", (), {}, {"chord": None, "group": None})
+    assert app.backend.parts == ([("group-1", body, *part)] if part else [])
