@@ -6,8 +6,9 @@ from tasks import routing
 from tasks.settings import settings
 from tasks.settings.settlement_bound import RESTORE_INTERVAL
 from tasks.sinks import SINKS
-from tasks.worker import transport
+from tasks.worker import compat, transport
 
+compat.verify()  # before anything is overridden
 transport.install()
 _settings = settings()
 
