@@ -2,7 +2,7 @@ import pytest
 
 from tasks.errors import SettingsError
 from tasks.settings import load
-from tasks.settings.cxone import DEFAULT_DISCOVERY_URL, VARIABLES, configure
+from tasks.settings.cxone import DEFAULT_DISCOVERY_URL, VARIABLES, read_cxone
 from tasks.settings.environment import Reader
 from tasks.settings.http import MAX_TOKEN_SECONDS
 
@@ -147,5 +147,5 @@ def test_the_lease_has_room_for_waiting_for_the_context():
 
 def test_what_is_wrong_is_noted_once():
     reader = Reader({"CXONE_API_URL": "nothing"}, None)
-    assert configure(reader, allow_http=False) is None
+    assert read_cxone(reader, allow_http=False) is None
     assert len(reader.problems) == 1

@@ -10,7 +10,7 @@ from tasks.events import EventType
 from tasks.settings import Role, load
 from tasks.settings.environment import Reader
 from tasks.settings.sink_table import documented, variables_of
-from tasks.settings.sinks import configure
+from tasks.settings.sinks import read_sink
 from tasks.sinks import SINKS, Policy, Sink
 from tests.support.certificates import Authority
 from tests.support.samples import attempt
@@ -118,7 +118,7 @@ NAMES = [variable.name for variable in variables_of(SINKS["crm"]).values()]
 def crm(environ):
     """The settings of the CRM sink, and the problems with them."""
     reader = Reader({f"CRM_{name}": value for name, value in environ.items()}, None)
-    settings = configure(SINKS["crm"], reader, allow_http=False)
+    settings = read_sink(SINKS["crm"], reader, allow_http=False)
     return settings, reader.problems
 
 
@@ -163,7 +163,7 @@ def test_what_is_not_set_is_as_declared():
         headers={"X-Tenant": "acme"},
     )
     reader = Reader({"BILLING_MAX_TRIES": "3"}, None)
-    settings = configure(sink, reader, allow_http=False)
+    settings = read_sink(sink, reader, allow_http=False)
     assert reader.problems == []
     assert settings.policy == Policy(max_attempts=3, rate=2.5, breaker_failures=3)
     assert settings.event_types == sink.event_types
@@ -176,7 +176,7 @@ def test_what_is_declared_wrong_is_told_like_what_is_set_wrong():
         name="billing", body=dict, event_types=frozenset(), policy=policy, headers={"Host": "h"}
     )
     reader = Reader({}, None)
-    configure(sink, reader, allow_http=False)
+    read_sink(sink, reader, allow_http=False)
     named = [problem.partition(":")[0] for problem in reader.problems]
     assert named == [
         "BILLING_EVENT_TYPES",
@@ -361,7 +361,7 @@ def test_a_certificate_needs_its_own_unencrypted_key(authority, pair):
 def test_no_secret_is_printed(environ):
     secret = {v.name for v in variables_of(SINKS["crm"]).values() if v.secret}
     reader = Reader({name: text for name, text in environ.items() if name in secret}, Role.WORKER)
-    settings = configure(SINKS["crm"], reader, allow_http=False)
+    settings = read_sink(SINKS["crm"], reader, allow_http=False)
     assert "s3cr3t" not in "".join(reader.problems)
     assert "s3cr3t" not in repr(settings)
 
