@@ -18,7 +18,7 @@ def check_constraints(settings: Settings) -> Iterator[str]:
     if settings.cxone and settings.cxone.wait >= settings.redrive_max_age:
         yield cxone.VARIABLES["wait"].problem(
             f"{settings.cxone.wait} is not below the {settings.redrive_max_age} of "
-            "REDRIVE_MAX_AGE_SECONDS: an event would be given up before it is delivered without"
+            "REDRIVE_MAX_AGE_SECONDS: events would be given up instead of delivered without context"
         )
     if settings.redis_ca_file and not settings.redis_tls:
         yield "REDIS_CA_FILE: REDIS_URL does not ask for TLS; expected there: rediss://…"

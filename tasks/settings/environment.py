@@ -33,7 +33,7 @@ class Variable(NamedTuple):
     example: str = ""
     default: str | None = None
     name: str = ""
-    needed_by: frozenset[Role] = frozenset()
+    needed_by: Sequence[Role] = ()
     secret: bool = False
     unless: str | None = None  # the variable that makes it unnecessary where it is set
 
@@ -58,20 +58,20 @@ def setting(
     doc: str,
     example: str = "",
     default: str | None = None,
-    *,
-    name: str = "",
-    needed_by: Sequence[Role] = (),
-    secret: bool = False,
-    unless: str | None = None,
+    **options: Any,
 ) -> Any:
-    """Declare a field of a dataclass that is read from a variable."""
-    variable = Variable(parse, doc, example, default, name, frozenset(needed_by), secret, unless)
-    return field(metadata={"variable": variable}, repr=not secret)
+    """Declare a field of a dataclass that is read from a ``Variable`` of these arguments."""
+    variable = Variable(parse, doc, example, default, **options)
+    return field(metadata={"variable": variable}, repr=not variable.secret)
 
 
 def variables_of_class(cls: type[Any], prefix: str = "") -> dict[str, Variable]:
     """Return the variables of a dataclass's fields, by field."""
     return named(prefix, {f.name: f.metadata["variable"] for f in fields(cls) if f.metadata})
+
+
+#: Yields what contradicts among values, by the keys of their variables.
+Check = Callable[[Mapping[str, Any]], Iterable[str]]
 
 
 class Reader:
@@ -91,14 +91,10 @@ class Reader:
             self.problems.append(str(error))
             return None
 
-    def read_group(
-        self,
-        variables: Mapping[str, Variable],
-        check: Callable[[Mapping[str, Any]], Iterable[str]],
-    ) -> dict[str, Any] | None:
+    def read_group(self, variables: Mapping[str, Variable], check: Check) -> dict[str, Any] | None:
         """Return the values of variables that belong together; None if something is wrong.
 
-        ``check`` yields what contradicts among values of which each is right by itself.
+        ``check`` is called if each value is right by itself.
         """
         known = len(self.problems)
         values = {key: self.read(variable) for key, variable in variables.items()}

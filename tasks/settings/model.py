@@ -70,6 +70,7 @@ def _file_to_write(text: str) -> Path:
 
 
 _HOST = matching(r"[A-Za-z0-9.:_-]+", "a host name or address")
+_ANY_HOST = "0.0.0.0"  # noqa: S104 - an example, not a default
 _PORT = integer(1, 65_535)
 
 
@@ -180,12 +181,7 @@ class Settings:
         needed_by=[Role.INGEST],
         secret=True,
     )
-    ingest_host: str = setting(
-        _HOST,
-        "Address that ingest listens on.",
-        "0.0.0.0",  # noqa: S104 - an example, not a default
-        "127.0.0.1",
-    )
+    ingest_host: str = setting(_HOST, "Address that ingest listens on.", _ANY_HOST, "127.0.0.1")
     ingest_port: int = setting(_PORT, "Port that ingest listens on.", default="8080")
     ingest_workers: int = setting(
         integer(1, 64), "Processes of ingest; each has 16 threads.", default="2"
@@ -211,12 +207,7 @@ class Settings:
         "same.",
         "https://sqs.eu-west-1.amazonaws.com/123456789012/cxone-events-DeadLetters",
     )
-    flower_address: str = setting(
-        _HOST,
-        "Address that Flower listens on.",
-        "0.0.0.0",  # noqa: S104 - an example
-        "127.0.0.1",
-    )
+    flower_address: str = setting(_HOST, "Address that Flower listens on.", _ANY_HOST, "127.0.0.1")
     flower_port: int = setting(_PORT, "Port that Flower listens on.", default="5555")
     flower_basic_auth: str | None = setting(
         _basic_auth,

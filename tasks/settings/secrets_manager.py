@@ -6,6 +6,7 @@ that field, where the secret is a JSON object.
 
 import json
 import re
+from functools import cache
 
 import boto3
 from botocore.config import Config
@@ -26,7 +27,7 @@ class Secrets:
     """The secrets that a process reads when it starts, each once."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
+        self._fetch = cache(_fetch)
 
     def read(self, text: str) -> str:
         """Return the secret, or the field of one, that ``text`` names.
@@ -35,9 +36,7 @@ class Secrets:
             ValueError: It cannot be read; the message contains neither the secret nor its name.
         """
         arn, _, key = text.partition("#")
-        if arn not in self._texts:
-            self._texts[arn] = _fetch(arn)
-        secret = self._texts[arn]
+        secret = self._fetch(arn)
         return (_field_of(secret, key) if key else secret).strip()
 
 
@@ -47,18 +46,14 @@ def _fetch(arn: str) -> str:
         raise ValueError("not the ARN of a secret")
     client = boto3.client("secretsmanager", region_name=found["region"], config=_CONFIG)
     try:
-        text: str = client.get_secret_value(SecretId=arn)["SecretString"]
+        return str(client.get_secret_value(SecretId=arn)["SecretString"])
     except ClientError as error:
-        raise ValueError(_not_read(error.response["Error"]["Code"])) from None
+        why = error.response["Error"]["Code"]
     except BotoCoreError as error:
-        raise ValueError(_not_read(type(error).__name__)) from None
+        why = type(error).__name__
     except KeyError:
-        raise ValueError(_not_read("it is binary")) from None
-    return text
-
-
-def _not_read(why: str) -> str:
-    return f"its secret is not to be had from AWS Secrets Manager: {why}"
+        why = "it is binary"
+    raise ValueError(f"its secret is not to be had from AWS Secrets Manager: {why}")
 
 
 def _field_of(secret: str, key: str) -> str:

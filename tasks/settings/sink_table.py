@@ -133,7 +133,7 @@ _TABLE = {
         "Its URL: https, outside loopback.",
         "https://<name>.example.com/events",
         name="ENDPOINT",
-        needed_by=frozenset([Role.WORKER]),
+        needed_by=[Role.WORKER],
         secret=True,  # a path may hold a token
     ),
     "event_types": Variable(
@@ -202,13 +202,17 @@ _TABLE = {
         "PEM file of the only certificate authorities to trust, for tokens, too.",
         "/etc/cxone/<name>-ca.pem",
     ),
-    "client_cert_file": Variable(
-        str, "PEM file of the client certificate.", "/etc/cxone/<name>.pem"
+    "cert_file": Variable(
+        str,
+        "PEM file of the client certificate.",
+        "/etc/cxone/<name>.pem",
+        name="CLIENT_CERT_FILE",
     ),
-    "client_key_file": Variable(
+    "key_file": Variable(
         str,
         "PEM file of its key, unencrypted, where that is a file of its own.",
         "/etc/cxone/<name>.key",
+        name="CLIENT_KEY_FILE",
     ),
 }
 _VARIABLES = named("<NAME>_", _TABLE)

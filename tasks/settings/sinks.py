@@ -110,11 +110,7 @@ def read_sink(
     values = reader.read_group(variables, check)
     if values is None:
         return None
-    tls = Tls(
-        ca_file=values["ca_file"],
-        cert_file=values["client_cert_file"],
-        key_file=values["client_key_file"],
-    )
+    tls = Tls(**{part.name: values[part.name] for part in fields(Tls)})
     return SinkSettings(
         sink=sink,
         policy=Policy(**{part.name: values[part.name] for part in fields(Policy)}),
@@ -151,15 +147,13 @@ def _check_constraints(
         if values[part] and not (allow_http or is_safe(values[part])):
             yield variables[part].problem(PLAIN_HTTP)
     yield from _check_authentication(variables, values)
-    cert, key = values["client_cert_file"], values["client_key_file"]
+    cert, key = values["cert_file"], values["key_file"]
     if cert and not _is_pair(cert, key):
-        yield variables["client_cert_file"].problem(
+        yield variables["cert_file"].problem(
             "not PEM files of a certificate and its unencrypted key that can be read"
         )
     if key and not cert:
-        yield variables["client_cert_file"].problem(
-            f"missing, though {variables['client_key_file'].name} is set"
-        )
+        yield variables["cert_file"].problem(f"missing, though {variables['key_file'].name} is set")
 
 
 def _check_authentication(
