@@ -26,7 +26,7 @@ class Role(StrEnum):
 
 
 class Variable(NamedTuple):
-    """An environment variable. One that is a ``secret`` may name it (``secrets_manager``)."""
+    """An environment variable; that of a ``secret`` may hold an ARN (``secrets_manager.py``)."""
 
     parse: Callable[[str], Any]
     doc: str
@@ -190,7 +190,7 @@ def ca_file(text: str) -> str:
     return text
 
 
-#: What is wrong with a URL that is not safe, where that is asked for.
+#: The problem of a URL that is not safe, unless plain http is allowed.
 PLAIN_HTTP = "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
 
 

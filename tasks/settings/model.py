@@ -38,14 +38,14 @@ class ReplayPolicy(StrEnum):
     MISSING = "missing"  # only events without a claim are processed
 
 
-def _basic_auth(text: str) -> str:
+def _logins(text: str) -> str:
     pairs = [pair.partition(":") for pair in text.split(",")]
     if not all(user.strip() and password for user, _, password in pairs):
         raise ValueError("not user:password (several are separated by commas)")
     return text
 
 
-def _names(text: str) -> frozenset[str]:
+def _addresses(text: str) -> frozenset[str]:
     names = frozenset(name.strip().lower() for name in text.split(","))
     if "" in names:
         raise ValueError("not e-mail addresses, comma-separated")
@@ -210,7 +210,7 @@ class Settings:
     flower_address: str = setting(_HOST, "Address that Flower listens on.", _ANY_HOST, "127.0.0.1")
     flower_port: int = setting(_PORT, "Port that Flower listens on.", default="5555")
     flower_basic_auth: str | None = setting(
-        _basic_auth,
+        _logins,
         "Operators, who may look and act in Flower: `user:password`, several comma-separated. "
         "Not needed where `FLOWER_AUTH` is set.",
         "operator:a-long-password",
@@ -219,7 +219,7 @@ class Settings:
         unless="FLOWER_AUTH",
     )
     flower_readonly_auth: str | None = setting(
-        _basic_auth,
+        _logins,
         "Readers, who may look but not act: `user:password`, several comma-separated.",
         "viewer:another-long-password",
         secret=True,
@@ -231,7 +231,7 @@ class Settings:
         ".*@example.com",
     )
     flower_operators: frozenset[str] | None = setting(
-        _names,
+        _addresses,
         "Who of them may act: e-mail addresses, comma-separated. Not set: all of them.",
         "ann@example.com,bob@example.com",
     )
