@@ -1,6 +1,6 @@
 """Flower's configuration, which ``celery -A tasks flower`` executes."""
 
-from dashboard.install import install
+from dashboard.flower.install import install
 from tasks.settings import settings
 
 # Without these, Flower would listen on every address, and would not ask who is there.

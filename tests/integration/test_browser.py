@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, READER, FlowerContainer
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.nodes import HOST
 from tests.support.system import System

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import requests
 
-from dashboard.redrives import Run, Runs
+from dashboard.pages.bulk_redrive import Run, Runs
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, FlowerContainer, Visitor, path_of, token_of
+from tests.support.dashboard import OPERATOR, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope
 from tests.support.nodes import running
 from tests.support.system import System

@@ -6,7 +6,7 @@ import pytest
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import Envelope, assert_chain_holds, envelope
 from tests.support.nodes import running
 from tests.support.system import System

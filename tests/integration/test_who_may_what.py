@@ -9,7 +9,7 @@ from flower import urls
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope
 from tests.support.nodes import running
 from tests.support.oauth import Okta
@@ -17,7 +17,7 @@ from tests.support.system import System
 from tests.support.waiting import eventually
 
 #: Paths that need no key: those that monitoring asks, logins, and files without a secret.
-OPEN = {"/metrics", "/healthcheck", "/login/", "/logout", "/static/x", "/desk/x"}
+OPEN = {"/metrics", "/healthcheck", "/login/", "/logout", "/static/x", "/assets/x"}
 
 #: Pages of ours.
 PAGES = ["/event/x", "/event/x/retry", "/event/x/payload"]

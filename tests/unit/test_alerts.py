@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dashboard.runbook import runbook
+from dashboard.pages.runbook import runbook
 from tasks.observability import prometheus
 
 from .test_prometheus import SEEN

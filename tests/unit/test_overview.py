@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from dashboard import overview
-from dashboard.overview import SPANS, Problem, ended, plots, problems
-from dashboard.runbook import runbook
+from dashboard.pages import overview
+from dashboard.pages.overview import SPANS, Problem, ended, plots, problems
+from dashboard.pages.runbook import runbook
 from tasks.clock import from_rfc3339, to_rfc3339
 from tasks.counters import lag_bucket, name_of
 

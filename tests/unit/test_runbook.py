@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.runbook import Block, Piece, blocks, pieces, runbook
+from dashboard.pages.runbook import Block, Piece, blocks, pieces, runbook
 
 
 @pytest.mark.parametrize(

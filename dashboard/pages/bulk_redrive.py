@@ -21,9 +21,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 from tornado.web import HTTPError
 
-from dashboard.events import Filter
-from dashboard.page import Page, in_thread
-from dashboard.words import duration
+from dashboard.formatting import duration
+from dashboard.pages.base import Page, in_thread
+from dashboard.pages.event_list import Filter
 from tasks.claims import Claims, Summary
 from tasks.claims.outcomes import undelivered
 from tasks.clock import now, to_rfc3339
@@ -285,7 +285,7 @@ class RedrivePage(Page):
         run = await self._run(run_id)
         progress = await in_thread(Runs(redis()).progress, run)
         self.render(
-            "redrive.html",
+            "bulk_redrive.html",
             run=run,
             progress=progress,
             remaining=remaining(run, progress),

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.plot import HEIGHT, WIDTH, Series, bars, durations, lines, nice
+from dashboard.charts import HEIGHT, WIDTH, Series, bars, durations, lines, nice
 
 SVG = "{http://www.w3.org/2000/svg}"
 TIMES = ["12:00", "12:01", "12:02"]
 
 
-def series(*values, name="settled", look="desk-main"):
+def series(*values, name="settled", look="dash-main"):
     return Series(name, look, values, f"{sum(v or 0 for v in values):g}")
 
 
@@ -35,16 +35,16 @@ def test_bars_stand_on_each_other_and_are_as_high_as_their_counts():
 
 
 def test_a_line_is_level_through_each_point_in_time_and_broken_where_nothing_is_known():
-    (line,) = drawn(lines("T", TIMES, [series(10, 5, None)]), "path", "desk-stroke")
+    (line,) = drawn(lines("T", TIMES, [series(10, 5, None)]), "path", "dash-stroke")
     assert line["d"] == "M0.0 0.00H200.0V50.00H400.0"
-    (line,) = drawn(lines("T", TIMES, [series(None, 0, 0)]), "path", "desk-stroke")
+    (line,) = drawn(lines("T", TIMES, [series(None, 0, 0)]), "path", "dash-stroke")
     assert line["d"] == "M200.0 100.00H400.0V100.00H600.0"
 
 
 def test_durations_have_an_axis_of_powers_of_ten():
     plot = durations("T", TIMES, [series(0.1, 10, float("inf"))])
     assert plot.up == ["10 s", "1 s", "0.1 s", "0.01 s"]
-    (line,) = drawn(plot, "path", "desk-stroke")
+    (line,) = drawn(plot, "path", "dash-stroke")
     assert line["d"] == "M0.0 66.67H200.0V0.00H400.0V0.00H600.0"
     assert durations("T", TIMES, [series(300, None, None)]).up[0] == "1,000 s"
 
@@ -53,7 +53,7 @@ def test_durations_have_an_axis_of_powers_of_ten():
 def test_where_there_is_nothing_there_is_an_empty_plot(draw):
     plot = draw("T", TIMES, [series(None, None, None)])
     assert plot.svg.count(": nothing</title>") == 3
-    assert len(drawn(plot, "rect", "desk-bar")) == 0
+    assert len(drawn(plot, "rect", "dash-bar")) == 0
     assert draw("T", [], [series()]).svg
 
 
@@ -66,7 +66,7 @@ def test_each_point_in_time_tells_its_numbers():
         "12:01: nothing",
         "12:02: settled 10",
     ]
-    points = drawn(plot, "rect", "desk-point")
+    points = drawn(plot, "rect", "dash-point")
     assert sum(float(point["width"]) for point in points) == WIDTH
     assert {point["height"] for point in points} == {str(HEIGHT)}
 

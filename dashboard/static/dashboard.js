@@ -63,9 +63,9 @@
         if (answer.ok) {
           marked.forEach((old, place) => replace(old, found[place]));
         }
-        document.body.classList.toggle("desk-stale", !answer.ok);
+        document.body.classList.toggle("dash-stale", !answer.ok);
       } catch (error) {
-        document.body.classList.add("desk-stale");
+        document.body.classList.add("dash-stale");
       }
     }
     next();

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from dashboard.page import Page, in_thread
-from dashboard.plot import Plot, Series, bars, durations, lines
-from dashboard.words import duration
+from dashboard.charts import Plot, Series, bars, durations, lines
+from dashboard.formatting import duration
+from dashboard.pages.base import Page, in_thread
 from tasks import counters
 from tasks.clock import from_rfc3339, now
 from tasks.counters import lag_percentile, name_of
@@ -117,16 +117,16 @@ def ended(counts: Mapping[str, int], sink: str) -> dict[str, int]:
 
 
 #: How outcomes and percentiles are drawn.
-_LOOKS = {"delivered": "desk-good", "parked": "desk-wait", "failed": "desk-bad"}
-_SHARES = {"p50": (0.5, "desk-main"), "p95": (0.95, "desk-wait"), "p99": (0.99, "desk-bad")}
+_LOOKS = {"delivered": "dash-good", "parked": "dash-wait", "failed": "dash-bad"}
+_SHARES = {"p50": (0.5, "dash-main"), "p95": (0.95, "dash-wait"), "p99": (0.99, "dash-bad")}
 
 
 def plots(points: Sequence[Mapping[str, int]], times: Sequence[str]) -> list[Plot]:
     """Draw throughput, lag and what became of deliveries; ``points`` are counts, oldest first."""
     in_all = counters.added_up(points)
     counted = {
-        "accepted": ("desk-plain", [point.get("accepted", 0) for point in points]),
-        "settled": ("desk-main", [stats.settled(point) for point in points]),
+        "accepted": ("dash-plain", [point.get("accepted", 0) for point in points]),
+        "settled": ("dash-main", [stats.settled(point) for point in points]),
     }
     events = [Series(n, look, values, f"{sum(values):,}") for n, (look, values) in counted.items()]
     lag = [
@@ -147,7 +147,7 @@ def _outcomes(sink: str, points: Sequence[Mapping[str, int]], times: Sequence[st
     series = []
     for outcome in by_point[0]:
         values = [ends[outcome] for ends in by_point]
-        look = _LOOKS.get(outcome, "desk-plain")
+        look = _LOOKS.get(outcome, "dash-plain")
         series.append(Series(outcome, look, values, f"{sum(values):,}"))
     return bars(f"Deliveries to {sink}", times, series)
 

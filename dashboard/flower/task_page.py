@@ -12,8 +12,8 @@ from flower.utils.tasks import get_task_by_id
 from flower.views.tasks import TaskView
 from tornado.web import HTTPError, authenticated
 
-from dashboard.guard import Guard
-from dashboard.page import claim_of
+from dashboard.flower.auth import Guard
+from dashboard.pages.base import claim_of
 from tasks.claims import Claim, Delivery, Outcome, Status
 from tasks.sinks import SINKS
 

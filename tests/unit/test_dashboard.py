@@ -9,12 +9,19 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, create_signed_value
 
-from dashboard.event import payload_of, remembered
-from dashboard.guard import Guard, Person, from_basic
-from dashboard.retry import prospect, task_after
-from dashboard.task import TaskId, desk_of, event_of_arguments, is_of, parse_task_id, task_of
+from dashboard.flower.auth import Guard, Person, from_basic
+from dashboard.flower.task_page import (
+    TaskId,
+    desk_of,
+    event_of_arguments,
+    is_of,
+    parse_task_id,
+    task_of,
+)
+from dashboard.formatting import ago, duration
+from dashboard.pages.event_detail import payload_of, remembered
+from dashboard.pages.retry import prospect, task_after
 from dashboard.timeline import generations, timeline
-from dashboard.words import ago, duration
 from tasks.claims import Call, Delivery, Outcome, Status
 from tasks.claims.audit import make_record
 from tasks.clock import from_rfc3339

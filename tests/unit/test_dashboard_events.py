@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from dashboard import events
-from dashboard.events import UNFINISHED, Filter, can_redrive, listing, place, search
-from dashboard.redrives import NOT_VALID, Progress, Run, choose, remaining, work
+from dashboard.pages import event_list
+from dashboard.pages.bulk_redrive import NOT_VALID, Progress, Run, choose, remaining, work
+from dashboard.pages.event_list import UNFINISHED, Filter, can_redrive, listing, place, search
 from tasks.claims import Cursor, Delivery, Due, Status, Summary
 from tasks.clock import now
 from tasks.errors import ClaimNotFoundError, StoreError
@@ -136,7 +136,7 @@ class FakeClaims:
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(monkeypatch):
-    monkeypatch.setattr(events, "SHOWN", 3)
+    monkeypatch.setattr(event_list, "SHOWN", 3)
     claims = FakeClaims([summary(number) for number in range(10, 0, -1)])
     seen, after, pages = [], None, 0
     while pages == 0 or after:
@@ -152,7 +152,7 @@ def test_pages_follow_each_other_without_gap_or_repetition(monkeypatch):
 
 
 def test_a_search_among_many_ends_and_says_where(monkeypatch):
-    monkeypatch.setattr(events, "LOOKED_AT", 4)
+    monkeypatch.setattr(event_list, "LOOKED_AT", 4)
     claims = FakeClaims([summary(number) for number in range(10, 0, -1)])
     page = listing(claims, Filter(status=Status.FAILED), None)
     assert page.events == []
@@ -217,7 +217,7 @@ def test_what_was_chosen_is_counted_by_sink(monkeypatch):
 
 
 def test_a_run_is_bounded_in_number_and_in_the_time_that_choosing_takes(monkeypatch):
-    monkeypatch.setattr("dashboard.redrives.MOST", 2)
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.MOST", 2)
     found = [summary(number) for number in range(3)]
     run, keys = choose(found, by="ann", sink=None)
     assert (len(keys), run.complete) == (2, False)
@@ -281,7 +281,7 @@ def test_a_run_redrives_each_at_its_pace_in_the_name_of_who_started_it(monkeypat
             raise ClaimNotFoundError
         return RedriveAnswer.REDRIVEN
 
-    monkeypatch.setattr("dashboard.redrives.redrive_event", redrive)
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.redrive_event", redrive)
     runs = FakeRuns("a", "b", "c")
     work(runs, RUN, object(), PROD_RULES)
     assert asked == [(key, "ann", "crm") for key in "abc"]
@@ -294,7 +294,7 @@ def test_a_run_stops_where_dynamodb_does_not_answer(monkeypatch, slept):
     def redrive(*_, **__):
         raise StoreError("away")
 
-    monkeypatch.setattr("dashboard.redrives.redrive_event", redrive)
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.redrive_event", redrive)
     runs = FakeRuns("a", "b")
     work(runs, RUN, object(), PROD_RULES)
     assert (runs.keys, runs.answers, runs.ended) == (["a", "b"], [], True)

@@ -8,7 +8,7 @@ instead of running without the Retry button.
 from pathlib import Path
 from typing import NamedTuple
 
-OURS = Path(__file__).parent / "templates"
+OURS = Path(__file__).parents[1] / "templates"
 
 #: Flower's buttons on the page of a task.
 BUTTONS = """\

@@ -1,7 +1,7 @@
 """Plots over time as SVG, drawn on the server: no script, no style of its own. Pure.
 
 The drawing is stretched to its place on the page, so what is to be read beside it (axes, legend)
-is left to HTML. Colours come from classes in ``desk.css``. What a mouse shows of each point in
+is left to HTML. Colours come from classes in ``dashboard.css``. What a mouse shows of each point in
 time, and what is told to who does not see it, is text inside the SVG.
 """
 
@@ -89,7 +89,7 @@ def _columns(
                 high = value / top * HEIGHT
                 base -= high
                 yield (
-                    f'<rect class="desk-bar {each.look}" x="{place * wide:.1f}" y="{base:.2f}" '
+                    f'<rect class="dash-bar {each.look}" x="{place * wide:.1f}" y="{base:.2f}" '
                     f'width="{wide * 0.85:.1f}" height="{high:.2f}"/>'
                 )
 
@@ -104,7 +104,7 @@ def _path(of: Series, shares: Sequence[float | None]) -> str:
             begin = f"M{place * wide:.1f} {high}" if before is None else f"V{high}"
             steps.append(f"{begin}H{(place + 1) * wide:.1f}")
         before = share
-    return f'<path class="desk-stroke {of.look}" d="{"".join(steps)}"/>'
+    return f'<path class="dash-stroke {of.look}" d="{"".join(steps)}"/>'
 
 
 def _plot(
@@ -125,7 +125,7 @@ def _plot(
 
 def _grid(count: int) -> str:
     places = [HEIGHT * number / (count - 1) for number in range(count)]
-    return f'<path class="desk-grid" d="{"".join(f"M0 {y:.2f}H{WIDTH}" for y in places)}"/>'
+    return f'<path class="dash-grid" d="{"".join(f"M0 {y:.2f}H{WIDTH}" for y in places)}"/>'
 
 
 def _points(times: Sequence[str], series: Sequence[Series]) -> Iterator[str]:
@@ -135,6 +135,6 @@ def _points(times: Sequence[str], series: Sequence[Series]) -> Iterator[str]:
         there = [(each.name, each.values[place]) for each in series]
         told = ", ".join(f"{name} {value:g}" for name, value in there if value) or "nothing"
         yield (
-            f'<rect class="desk-point" x="{place * wide:.1f}" y="0" width="{wide:.1f}" '
+            f'<rect class="dash-point" x="{place * wide:.1f}" y="0" width="{wide:.1f}" '
             f'height="{HEIGHT}"><title>{escape(time)}: {escape(told)}</title></rect>'
         )

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from tornado.web import HTTPError
 
-from dashboard.page import Page, in_thread
+from dashboard.pages.base import Page, in_thread
 from dashboard.timeline import TONES
 from tasks.claims import Claims, Cursor, Status, Summary
 from tasks.claims.outcomes import undelivered
@@ -202,7 +202,7 @@ class EventsPage(Page):
         else:
             page = await in_thread(listing, table(), wanted, after)
         self.render(
-            "events.html",
+            "event_list.html",
             page=page,
             wanted=wanted,
             sought=sought,

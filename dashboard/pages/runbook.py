@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from dashboard.page import Page
+from dashboard.pages.base import Page
 
-RUNBOOK = Path(__file__).parents[1] / "docs" / "runbook.md"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 
 _INLINE = re.compile(r"`([^`]+)`|\[([^]]+)\]\(([^)]+)\)")
 

@@ -5,7 +5,7 @@ from asyncio import to_thread
 from flower.views.monitor import Metrics
 from prometheus_client import generate_latest
 
-from dashboard.guard import Guard
+from dashboard.flower.auth import Guard
 from tasks.observability.prometheus import CONTENT_TYPE, exposition
 from tasks.runtime import redis
 

@@ -15,11 +15,11 @@ from flower.utils.authentication import authenticate
 from flower.views import BaseHandler
 from tornado.web import HTTPError, StaticFileHandler
 
-from dashboard.words import ago, clock
+from dashboard.formatting import ago, clock
 from tasks.settings import settings
 
 #: Scripts and styles of ours.
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 
 #: Days that a login by OAuth lasts. With basic authentication it lasts as long as the browser.
 SESSION_DAYS = 0.5

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tornado.web import HTTPError
 
-from dashboard.page import Page, claim_of
+from dashboard.pages.base import Page, claim_of
 from dashboard.timeline import TONES, generations, timeline
 from tasks.claims import Claim, Status, audit
 from tasks.claims.audit import verify_claim
@@ -78,7 +78,7 @@ class EventPage(Page):
     def show(self, claim: Claim, *, payload: str | None = None) -> None:
         """Render it; with its payload and what sinks answered, where ``payload`` is given."""
         self.render(
-            "event.html",
+            "event_detail.html",
             claim=claim,
             timeline=timeline(claim),
             tones=TONES,

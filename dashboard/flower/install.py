@@ -18,26 +18,26 @@ from flower.views.tasks import TasksDataTable, TaskView
 from tornado.template import DictLoader
 from tornado.web import StaticFileHandler, url
 
-from dashboard import task
-from dashboard.event import EventPage, PayloadPage
-from dashboard.events import EventsPage
-from dashboard.guard import STATIC, guarded
-from dashboard.metrics import MetricsPage
-from dashboard.overview import OverviewPage
-from dashboard.redrives import ChoosePage, RedrivePage
-from dashboard.retry import RetryPage
-from dashboard.runbook import RunbookPage
-from dashboard.templates import FlowerChangedError, templates
+from dashboard.flower import task_page
+from dashboard.flower.auth import STATIC, guarded
+from dashboard.flower.metrics import MetricsPage
+from dashboard.flower.templates import FlowerChangedError, templates
+from dashboard.pages.bulk_redrive import ChoosePage, RedrivePage
+from dashboard.pages.event_detail import EventPage, PayloadPage
+from dashboard.pages.event_list import EventsPage
+from dashboard.pages.overview import OverviewPage
+from dashboard.pages.retry import RetryPage
+from dashboard.pages.runbook import RunbookPage
 from tasks import json_lines
 
 #: Handlers of Flower that are ours here.
 REPLACED = {
-    TaskView: task.TaskPage,
-    TaskRevoke: task.Revoke,
+    TaskView: task_page.TaskPage,
+    TaskRevoke: task_page.Revoke,
     Metrics: MetricsPage,
-    task_api.TaskApply: task.Apply,
-    task_api.TaskAsyncApply: task.AsyncApply,
-    task_api.TaskSend: task.Send,
+    task_api.TaskApply: task_page.Apply,
+    task_api.TaskAsyncApply: task_page.AsyncApply,
+    task_api.TaskSend: task_page.Send,
     TasksDataTable: guarded(TasksDataTable, only_reads=True),
     LoginHandler: LoginHandler,  # for who is not signed in yet; it becomes FLOWER_AUTH_PROVIDER's
 }
@@ -52,7 +52,7 @@ ADDED = [
     url(r"/event/(.+)/retry", RetryPage, name="retry"),
     url(r"/event/(.+)/payload", PayloadPage, name="payload"),
     url(r"/event/(.+)", EventPage, name="event"),
-    url(r"/desk/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="asset"),
+    url(r"/assets/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="asset"),
 ]
 
 

@@ -3,8 +3,8 @@
 import logging
 from dataclasses import dataclass
 
-from dashboard.page import Page, claim_of, in_thread
-from dashboard.words import ago, duration
+from dashboard.formatting import ago, duration
+from dashboard.pages.base import Page, claim_of, in_thread
 from tasks.claims import Claim, Status
 from tasks.delivery.circuit_breaker import State
 from tasks.recovery.redrive import RedriveAnswer, redrive_event

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from tornado.web import HTTPError, RequestHandler
 
-from dashboard.guard import Guard
+from dashboard.flower.auth import Guard
 from tasks.claims import Claim
 from tasks.errors import ClaimNotFoundError, StoreError
 from tasks.runtime import claims as table
