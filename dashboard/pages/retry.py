@@ -1,13 +1,14 @@
-"""Retry: one event to one sink, or to all that lack it, because an operator asks for it."""
+"""Retry: deliver one event again, to one sink or to all that lack it."""
 
 import logging
 from dataclasses import dataclass
 
-from dashboard.formatting import ago, duration
+from dashboard.formatting import ago, duration, plural
 from dashboard.pages.base import Page, claim_of, in_thread
 from tasks.claims import Claim, Status
 from tasks.delivery.circuit_breaker import State
 from tasks.recovery.redrive import RedriveAnswer, redrive_event
+from tasks.routing import task_id
 from tasks.runtime import breaker_of, rules
 from tasks.runtime import claims as table
 from tasks.sinks import SINKS
@@ -16,99 +17,96 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prospect:
-    """What a retry would do, or why there is none."""
+class RetryPreview:
+    """What a retry would do, or why none is possible."""
 
     possible: bool
-    sinks: tuple[str, ...] = ()  # that it is for
-    remarks: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()  # to which it would deliver
+    remark: str | None = None
 
 
-def prospect(claim: Claim, sink: str | None) -> Prospect:
-    """Say what a retry would do, to ``sink`` alone or to all that lack the event."""
+def preview(claim: Claim, sink: str | None) -> RetryPreview:
+    """Return what a retry would do, to ``sink`` alone or to all that lack the event."""
     if claim.status is Status.PROCESSING:
-        return Prospect(possible=False, remarks=("The event is being worked on at this moment.",))
-    if claim.status is Status.FAILED and not claim.deliveries:
-        invalid = (
-            "The event was invalid. It is read anew, by the rules of today; where they accept it, "
-            "it goes to every sink that wants it, else nothing changes."
+        return RetryPreview(possible=False, remark="The event is in progress.")
+    if claim.is_invalid:
+        remark = (
+            "The event was invalid. It is validated again with the current rules: if it is valid "
+            "now, it goes to every sink for its type; otherwise nothing changes."
         )
-        return Prospect(possible=True, remarks=(invalid,))
+        return RetryPreview(possible=True, remark=remark)
     if sink and sink not in claim.deliveries:
-        return Prospect(possible=False, remarks=(f"The event does not go to {sink}.",))
+        return RetryPreview(possible=False, remark=f"The event does not go to {sink}.")
     lacking = tuple(name for name in claim.undelivered if name in SINKS and sink in (None, name))
     if not lacking:
-        who = sink or "Every sink"
-        return Prospect(possible=False, remarks=(f"{who} has the event already.",))
-    return Prospect(possible=True, sinks=lacking)
+        remark = f"{sink or 'Every sink'} has the event already."
+        return RetryPreview(possible=False, remark=remark)
+    return RetryPreview(possible=True, sinks=lacking)
 
 
-def outlook(claim: Claim, sinks: tuple[str, ...]) -> list[str]:
-    """Say of each sink how its delivery stands, and what is to be expected.
+def describe_deliveries(claim: Claim, sinks: tuple[str, ...]) -> list[str]:
+    """Describe the last outcome at each sink, and its circuit breaker if that is open.
 
     Raises:
         RedisError: Redis does not answer.
     """
-    said = []
+    lines = []
     for sink in sinks:
         delivery = claim.deliveries[sink]
         at = f", {ago(delivery.at)}" if delivery.at else ""
-        tries = "attempt" if delivery.attempts == 1 else "attempts"
+        attempts = plural(delivery.attempts, "attempt")
         error = f": {delivery.error}" if delivery.error else ""
-        said.append(f"{sink}: {delivery.outcome} after {delivery.attempts} {tries}{at}{error}.")
-        look = breaker_of(sink).status()
-        if look.state is State.OPEN:
-            said.append(
-                f"The breaker of {sink} is open: the delivery would be parked, without a call. It "
-                f"is tried again in {duration(look.probe_in)}, and what is parked goes out by "
-                "itself once that succeeds."
+        lines.append(f"{sink}: {delivery.outcome} after {attempts}{at}{error}.")
+        breaker = breaker_of(sink).status()
+        if breaker.state is State.OPEN:
+            lines.append(
+                f"The circuit breaker of {sink} is open: the delivery would be parked, without a "
+                f"call. The next probe is in {duration(breaker.probe_in)}; once one succeeds, "
+                "parked events are delivered automatically."
             )
-    return said
-
-
-def task_after(claim: Claim, sink: str) -> str:
-    """Return the id of the task that the claim's present dispatch gave a sink."""
-    return f"{claim.id}.{sink}.{claim.generation}"
+    return lines
 
 
 class RetryPage(Page):
     """What a retry would do; and, by POST, the retry."""
 
     async def get(self, key: str) -> None:
-        """Say what would happen, and ask."""
-        claim = await claim_of(key)
-        sink = self.text("sink") or None
-        ahead = prospect(claim, sink)
-        said = await in_thread(outlook, claim, ahead.sinks)
-        self.render(
-            "retry.html", claim=claim, sink=sink, prospect=ahead, outlook=said, changed=False
-        )
+        """Show what would happen, and ask."""
+        await self._show(await claim_of(key), changed=False)
 
     async def post(self, key: str) -> None:
-        """Do it, if the event is still as it was when it was looked at."""
+        """Do it, unless the event has changed since it was shown."""
         claim = await claim_of(key)
         sink = self.text("sink") or None
-        ahead = prospect(claim, sink)
-        under_way = claim.status is Status.PROCESSING  # the second click of two
-        if not under_way and self.text("version") != str(claim.version):
-            said = await in_thread(outlook, claim, ahead.sinks)
+        in_progress = claim.status is Status.PROCESSING  # the second click of two
+        if not in_progress and self.text("version") != str(claim.version):
             self.set_status(409)
-            self.render(
-                "retry.html", claim=claim, sink=sink, prospect=ahead, outlook=said, changed=True
-            )
+            await self._show(claim, changed=True)
             return
-        answer = RedriveAnswer.IN_PROGRESS
-        if not under_way:
+        if not in_progress:
             answer = await in_thread(
                 redrive_event, table(), rules(), key, actor=self.current_user.name, sink=sink
             )
             _log.info("%s retries %s, %s: %s", self.current_user, key, sink or "all sinks", answer)
-        if answer in (RedriveAnswer.STILL_INVALID, RedriveAnswer.NOTHING_TO_DO):
-            self.redirect(f"{self.reverse_url('event', key)}?said={answer.name}", status=303)
-            return
-        to = sink or (ahead.sinks[0] if len(ahead.sinks) == 1 else None)
-        if to is None or (under_way and to not in claim.to_deliver):
+            if answer in (RedriveAnswer.STILL_INVALID, RedriveAnswer.NOTHING_TO_DO):
+                self.redirect(f"{self.reverse_url('event', key)}?said={answer.name}", status=303)
+                return
+        sinks = preview(claim, sink).sinks
+        to = sink or (sinks[0] if len(sinks) == 1 else None)
+        if to is None or (in_progress and to not in claim.to_deliver):
             self.redirect(self.reverse_url("event", key), status=303)
             return
-        claim = await claim_of(key)
-        self.redirect(self.reverse_url("task", task_after(claim, to)), status=303)
+        generation = (await claim_of(key)).generation
+        self.redirect(self.reverse_url("task", task_id(key, to, generation)), status=303)
+
+    async def _show(self, claim: Claim, *, changed: bool) -> None:
+        sink = self.text("sink") or None
+        ahead = preview(claim, sink)
+        self.render(
+            "retry.html",
+            claim=claim,
+            sink=sink,
+            preview=ahead,
+            deliveries=await in_thread(describe_deliveries, claim, ahead.sinks),
+            changed=changed,
+        )

@@ -132,7 +132,7 @@ def test_retry(
 
     ann.open(f"/event/{refused.id}")
     ann.waits_for("The chain holds: 2 records")
-    assert ann.sees(f"sent again, as {OPERATOR[0]} asked")
+    assert ann.sees(f"delivered again, requested by {OPERATOR[0]}")
     claim = system.claim(refused.id)
     assert claim.audit[1]["actor"] == OPERATOR[0]
     assert_chain_holds(list(claim.audit))

@@ -24,7 +24,7 @@ EXPRESSIONS = {
     **{alert["alert"]: [alert["expr"]] for alert in ALERTS},
     **{panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS},
 }
-SECTIONS = {block.name for block in runbook() if block.kind == "h2"}
+SECTIONS = {block.anchor for block in runbook() if block.kind == "h2"}
 
 
 @pytest.fixture
