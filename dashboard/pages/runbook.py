@@ -17,7 +17,7 @@ RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 _INLINE = re.compile(r"`([^`]+)`|\[([^]]+)\]\(([^)]+)\)")
 
 
-class Span(NamedTuple):
+class Inline(NamedTuple):
     """A part of a line."""
 
     text: str
@@ -48,14 +48,14 @@ def blocks(text: str) -> Iterator[Block]:
             yield Block("p", [" ".join(part.split())])
 
 
-def spans(line: str) -> Iterator[Span]:
+def inlines(line: str) -> Iterator[Inline]:
     """Split a line into text, code and links."""
     end = 0
     for found in _INLINE.finditer(line):
-        yield Span(line[end : found.start()])
-        yield Span(found[1], "code") if found[1] else Span(found[2], "link", found[3])
+        yield Inline(line[end : found.start()])
+        yield Inline(found[1], "code") if found[1] else Inline(found[2], "link", found[3])
         end = found.end()
-    yield Span(line[end:])
+    yield Inline(line[end:])
 
 
 @cache
@@ -69,4 +69,4 @@ class RunbookPage(Page):
 
     async def get(self) -> None:
         """Show it."""
-        self.render("runbook.html", blocks=runbook(), spans=spans)
+        self.render("runbook.html", blocks=runbook(), inlines=inlines)

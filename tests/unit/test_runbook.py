@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.pages.runbook import Block, Span, blocks, runbook, spans
+from dashboard.pages.runbook import Block, Inline, blocks, inlines, runbook
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ def test_each_kind_of_block_is_recognized(text, block):
     assert list(blocks(f"\n{text}\n\n\nrest\n")) == [block, Block("p", ["rest"])]
 
 
-def test_spans_finds_code_and_links():
-    assert list(spans("see `a[0]` or [the page](#it).")) == [
-        Span("see "),
-        Span("a[0]", "code"),
-        Span(" or "),
-        Span("the page", "link", "#it"),
-        Span("."),
+def test_inlines_finds_code_and_links():
+    assert list(inlines("see `a[0]` or [the page](#it).")) == [
+        Inline("see "),
+        Inline("a[0]", "code"),
+        Inline(" or "),
+        Inline("the page", "link", "#it"),
+        Inline("."),
     ]
 
 
@@ -37,8 +37,8 @@ def test_the_runbook_has_no_other_markdown():
         if block.kind == "pre":
             continue
         for line in block.lines:
-            for span in spans(line):
-                if span.kind == "text":
-                    assert not set("`[]#") & set(span.text), line
-                if span.kind == "link":
-                    assert span.to.removeprefix("#") in names
+            for inline in inlines(line):
+                if inline.kind == "text":
+                    assert not set("`[]#") & set(inline.text), line
+                if inline.kind == "link":
+                    assert inline.to.removeprefix("#") in names
