@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from flower.api.control import TaskRevoke
@@ -14,6 +15,7 @@ from tornado.web import HTTPError, authenticated
 from dashboard.flower.auth import Guard
 from dashboard.pages.base import claim_of
 from tasks.claims import Claim, Delivery, Outcome, Status
+from tasks.clock import from_rfc3339, now
 from tasks.routing import (
     PROCESS,
     PROCESS_PART,
@@ -42,6 +44,12 @@ _STOP_BUTTONS: Mapping[str | None, str] = {
     "RECEIVED": "revoke",
     "RETRY": "revoke",
 }
+
+#: Flower's states that no other follows.
+_FINAL_STATES = ("SUCCESS", "FAILURE", "REVOKED")
+
+#: How much later than its event settles Flower may hear of a task.
+MAX_EVENT_DELAY = timedelta(minutes=1)
 
 
 def key_of_arguments(arguments: str | None) -> str | None:
@@ -85,9 +93,23 @@ class TaskActions:
 
     task: TaskId | None
     delivery: Delivery | None  # from the claim; None without a claim, or for other tasks
+    in_progress: bool  # whether the claim's present dispatch is for this sink
+    state: str | None  # Flower's, of the task
+    follow: bool  # whether to refresh the page
     retry: bool  # whether to offer it
     stop: str | None  # which of Flower's buttons to offer: terminate or revoke
     no_stop_reason: str | None  # why a running task has no such button
+
+
+def may_change(state: str | None, claim: Claim, moment: datetime) -> bool:
+    """Return whether a task in this state, or its event, may soon change.
+
+    The event may have settled before Flower hears of the task at all.
+    """
+    if claim.status is Status.PROCESSING:
+        return True
+    settled = from_rfc3339(claim.processed_at) if claim.processed_at else None
+    return state not in _FINAL_STATES and settled is not None and moment - settled < MAX_EVENT_DELAY
 
 
 def actions_for(
@@ -104,6 +126,9 @@ def actions_for(
     return TaskActions(
         task=task,
         delivery=delivery,
+        in_progress=claim is not None and in_progress and sink in claim.to_deliver,
+        state=state,
+        follow=claim is not None and may_change(state, claim, now()),
         retry=is_operator and sink is not None and is_over and is_undelivered and not in_progress,
         stop=None if reason else stop,
         no_stop_reason=reason,

@@ -21,6 +21,9 @@ BUTTONS = """\
       {% end %}
 """
 
+#: Refreshes what the dashboard adds to it.
+SCRIPT = """<script src="{{ asset('dashboard.js') }}" defer></script>\n"""
+
 #: Where Flower's navigation begins.
 NAVIGATION = """      <ul class="app-nav navbar-nav">\n"""
 
@@ -34,7 +37,7 @@ class Splice(NamedTuple):
 
 
 SPLICES = (
-    Splice("task.html", BUTTONS, '{% include "task_actions.html" %}'),
+    Splice("task.html", BUTTONS, '{% include "task_actions.html" %}' + SCRIPT),
     Splice("navbar.html", NAVIGATION, NAVIGATION + '{% include "navigation.html" %}'),
 )
 

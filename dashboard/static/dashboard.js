@@ -31,6 +31,9 @@
   }
 
   function replace(old, fresh) {
+    if (old.isEqualNode(fresh)) {
+      return; // the user may be about to click on it
+    }
     old.querySelectorAll("details[open][id]").forEach(function (details) {
       const same = fresh.querySelector("#" + CSS.escape(details.id));
       if (same) {

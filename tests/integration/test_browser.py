@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -15,9 +17,9 @@ from selenium.webdriver.common.keys import Keys
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.dashboard import OPERATOR, READER, FlowerContainer
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from tests.support.nodes import HOST
+from tests.support.nodes import HOST, RedisContainer, running
 from tests.support.system import System
 from tests.support.waiting import PATIENCE, eventually
 
@@ -96,6 +98,16 @@ def ann(chromium: Chrome, shared_flower: FlowerContainer, sinks: SampleSinks) ->
     assert ann.complaints() == []
 
 
+@contextmanager
+def at_another_flower(
+    browser: Chrome, folder: Path, settings: Mapping[str, str]
+) -> Iterator[Person]:
+    """An operator at a Flower that is there for them alone."""
+    with running(FlowerContainer(folder, settings)) as flower:
+        yield Person(browser, flower, OPERATOR)
+        browser.get("about:blank")  # the page is not to ask a Flower that is gone
+
+
 @pytest.fixture
 def event() -> Envelope:
     return envelope()
@@ -116,7 +128,7 @@ def test_retry(
     ann.open(f"/event/{refused.id}")
     ann.waits_for("partial failure")
     ann.click(f'a[href$="{refused.id}.crm.1"]')
-    eventually(lambda: ann.sees("FAILURE") or ann.browser.refresh())  # Flower hears of it later
+    ann.waits_for("FAILURE")  # on Flower's page of it, which comes once Flower has heard of it
     assert ann.sees("400 Bad Request")
 
     sinks.behave("crm")
@@ -124,10 +136,10 @@ def test_retry(
     ann.waits_for("Deliver again to crm?")
     ann.click("#confirm")
 
-    ann.waits_for("deliver.crm")  # Flower's page of the new task, once it has heard of it
-    assert ann.browser.current_url.endswith(f"/task/{refused.id}.crm.2")
-    assert system.settled(refused.id).status == "completed"
-    eventually(lambda: ann.browser.refresh() or ann.sees("SUCCESS"))
+    ann.waits_for_page(f"/task/{refused.id}.crm.2")
+    ann.waits_for("crm now: delivered")  # as its claim says, whatever Flower has heard
+    assert system.claim(refused.id).status == "completed"
+    ann.waits_for("SUCCESS")
     assert not ann.has("#task-retry")
 
     ann.open(f"/event/{refused.id}")
@@ -137,6 +149,28 @@ def test_retry(
     assert claim.audit[1]["actor"] == OPERATOR[0]
     assert_chain_holds(list(claim.audit))
     assert [call.answered for call in system.calls(event)["crm"]] == [400, 200]
+
+
+@pytest.fixture
+def ann_unheard(
+    chromium: Chrome, system: System, redis: RedisContainer, tmp_path: Path
+) -> Iterator[Person]:
+    """An operator at a Flower that hears of no task: what workers tell goes over another Redis."""
+    deaf = {**system.settings, "REDIS_URL": redis.url}
+    with at_another_flower(chromium, tmp_path, deaf) as ann:
+        yield ann
+
+
+def test_a_delivery_is_followed_where_flower_hears_of_no_task(
+    sinks: SampleSinks, operator: Visitor, refused: Claim, ann_unheard: Person
+) -> None:
+    ann_unheard.open(f"/task/{refused.id}.crm.1")
+    ann_unheard.waits_for("Flower has not heard of this task yet")
+    assert ann_unheard.sees("crm now: failed")
+    sinks.behave("crm")
+    assert operator.submit(f"/event/{refused.id}/retry?sink=crm").status_code == 303
+    ann_unheard.waits_for("crm now: delivered")  # by itself
+    assert not ann_unheard.has("#task-retry")
 
 
 def test_an_impatient_double_click_is_one_delivery(

@@ -123,6 +123,9 @@ def test_a_task_that_flower_never_saw_can_be_retried(
     with running(FlowerContainer(system.folder, system.settings)) as another:
         ann = Visitor(another, OPERATOR)
         page = ann.page(f"/task/{refused.id}.crm.1")
+        assert "has not heard of this task yet" in page  # its event has only just settled
+        system.change(refused.id, "processed_at", {"S": "2026-01-31T12:00:30.000Z"})
+        page = ann.page(f"/task/{refused.id}.crm.1")
         assert "does not remember" in page
         assert "400 Bad Request" in page
         assert f'href="/event/{refused.id}/retry?sink=crm"' in page

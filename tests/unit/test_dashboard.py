@@ -3,6 +3,7 @@
 import base64
 import time
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,13 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, create_signed_value
 
 from dashboard.flower.auth import Guard, User, from_basic
-from dashboard.flower.task_page import actions_for, has_task, identify, key_of_arguments
+from dashboard.flower.task_page import (
+    actions_for,
+    has_task,
+    identify,
+    key_of_arguments,
+    may_change,
+)
 from dashboard.formatting import ago, duration
 from dashboard.pages.event_detail import payload_of, recent_tasks
 from dashboard.pages.retry import preview
@@ -174,6 +181,34 @@ def test_running_tasks_can_be_stopped_where_that_is_safe(state, button):
         actions = actions_for(TaskId(EVENT_ID, part, "1"), state, None, is_operator=True)
         assert actions.stop is None
         assert bool(actions.no_stop_reason) is bool(button)
+
+
+THEN = from_rfc3339(RECEIVED_AT)
+SETTLED_THEN = replace(SETTLED, processed_at=RECEIVED_AT)
+
+
+@pytest.mark.parametrize(
+    ("state", "claim", "seconds", "follows"),
+    [
+        (None, make_claim(), 3_600, True),  # in progress
+        ("SUCCESS", make_claim(), 0, True),  # about to settle
+        (None, SETTLED_THEN, 59, True),  # Flower hears of it later
+        ("STARTED", SETTLED_THEN, 59, True),
+        (None, SETTLED_THEN, 60, False),  # Flower has forgotten it, or will never hear of it
+        ("SUCCESS", SETTLED_THEN, 0, False),
+        (None, SETTLED, 0, False),  # it does not say when
+    ],
+)
+def test_a_page_refreshes_while_its_task_may_change(state, claim, seconds, follows):
+    assert may_change(state, claim, THEN + timedelta(seconds=seconds)) is follows
+
+
+def test_a_delivery_in_progress_does_not_show_its_last_outcome():
+    in_progress = replace(SETTLED, status=Status.PROCESSING, targets=["crm"])
+    assert actions_for(CRM, None, in_progress, is_operator=True).in_progress
+    assert not actions_for(CRM, None, SETTLED, is_operator=True).in_progress
+    analytics = CRM._replace(part="analytics")
+    assert not actions_for(analytics, None, in_progress, is_operator=True).in_progress
 
 
 # ── Preview of a retry ────────────────────────────────────────────────────────────────────────
