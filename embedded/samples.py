@@ -15,12 +15,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from embedded.account import Account
 from embedded.cxone import contact
 from embedded.stack import Plan
-from tasks.claims import Claim, Outcome, Status
+from tasks.claims import Claim, Claims, Outcome, Status, dynamodb
 from tasks.claims.audit import verify_chain
 from tasks.clock import now, to_rfc3339
 from tasks.errors import StoreError
 from tasks.events import EventType
-from tasks.runtime import claims
 from tasks.settings import settings
 from tasks.sinks import SINKS
 
@@ -225,6 +224,15 @@ class Demonstration:
         self._plan = plan
         self._watch = watch
         self._account = account
+        # Not tasks.runtime's: it imports the Celery app, which reads the settings at once, and
+        # these are not settled before the ports are known.
+        config = settings()
+        self._claims = Claims(
+            dynamodb.connect(config),
+            config.processing_table,
+            lease=config.claim_lease,
+            retention_days=config.retention_days,
+        )
 
     def run(self) -> list[str]:
         """Send, follow, check; return what is not as it should be."""
@@ -245,7 +253,7 @@ class Demonstration:
         ]
         if self._plan.own_cxone and "crm" in self._plan.own_sinks:
             self._tell_of_contexts(followed)
-        if ignored != "202 accepted=0 ignored=1" or claims().get(foreign["id"]):
+        if ignored != "202 accepted=0 ignored=1" or self._claims.get(foreign["id"]):
             problems.append("foreign source: not ignored")
         if "crm" in self._plan.own_sinks:
             problems += self._outage(environment)
@@ -291,7 +299,7 @@ class Demonstration:
         """Read the claims as they stand; tell whether that could be done."""
         try:
             for one in followed:
-                one.claim = claims().get(one.id)
+                one.claim = self._claims.get(one.id)
         except StoreError:
             return False  # it may be starting anew; SETTLE_TIMEOUT is the limit
         return True
@@ -367,7 +375,7 @@ class Demonstration:
             if one.settled:
                 continue
             try:
-                one.claim = claims().get(one.id)
+                one.claim = self._claims.get(one.id)
             except StoreError:
                 continue  # it may be starting anew; SETTLE_TIMEOUT is the limit
             if one.claim and one.sample.repeated and not one.repetition:
