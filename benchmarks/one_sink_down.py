@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput import spread
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import envelope
 from tests.support.nodes import EmulatorContainer, running
 from tests.support.system import System

@@ -7,10 +7,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from embedded.account import Account
+from embedded.console import Account
 from embedded.infrastructure import ProvisionError
-from embedded.samples import demonstrate, envelope, make_sample
-from embedded.sessions import InUseError, sole_owner
+from embedded.demo.samples import demonstrate, envelope, make_sample
+from embedded.process_groups import InUseError, sole_owner
 from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
 from tasks.events import EventType

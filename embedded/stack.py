@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import redis
 
 from embedded import infrastructure
-from embedded.cxone import TENANT
+from embedded.stubs.cxone import TENANT
 from embedded.supervisor import Part, SupervisorError, answers, says
 from tasks.settings import cxone as cxone_settings
 from tasks.settings import settings
@@ -307,12 +307,12 @@ def _emulator(plan: Plan) -> Part:
 def _sinks(plan: Plan) -> Part:
     url = plan.endpoint(plan.own_sinks[0])
     origin = url.rsplit("/", 1)[0]
-    command = _python("embedded.sinks", "--port", str(urlsplit(url).port))
+    command = _python("embedded.stubs.sinks", "--port", str(urlsplit(url).port))
     return Part(name="sinks", command=command, ready=answers(f"{origin}/healthz"))
 
 
 def _cxone(plan: Plan) -> Part:
-    command = _python("embedded.cxone", "--port", str(urlsplit(plan.cxone_url).port))
+    command = _python("embedded.stubs.cxone", "--port", str(urlsplit(plan.cxone_url).port))
     return Part(name="cxone", command=command, ready=answers(f"{plan.cxone_url}/healthz"))
 
 

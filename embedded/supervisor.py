@@ -18,8 +18,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from embedded.account import Account
-from embedded.sessions import MARK, ProcessFile, kill_session
+from embedded.console import Account
+from embedded.process_groups import MARK, ProcessFile, kill_session
 
 #: Seconds between two looks at the children.
 TICK = 0.1

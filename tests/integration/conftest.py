@@ -19,7 +19,7 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor
 from tests.support.envelopes import SINKS
 from tests.support.nodes import (

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claims
 from tasks.claims.codec import due_bucket
 from tasks.claims.intake import read_event

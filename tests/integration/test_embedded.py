@@ -17,10 +17,10 @@ import boto3
 import psutil
 import pytest
 
-from embedded.cxone import Cxone
-from embedded.samples import make_sample
-from embedded.sessions import session
-from embedded.sinks import SampleSinks
+from embedded.stubs.cxone import Cxone
+from embedded.demo.samples import make_sample
+from embedded.process_groups import session
+from embedded.stubs.sinks import SampleSinks
 from embedded.stack import plan
 from tasks.events import EventType
 from tasks.settings import load

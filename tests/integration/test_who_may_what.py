@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from flower import urls
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope

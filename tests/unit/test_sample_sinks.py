@@ -4,7 +4,7 @@ import socket
 import urllib.request
 from urllib.parse import urlsplit
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 
 
 def test_a_request_that_is_cut_off_was_never_made():

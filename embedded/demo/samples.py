@@ -12,8 +12,8 @@ import boto3
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from embedded.account import Account
-from embedded.cxone import contact
+from embedded.console import Account
+from embedded.stubs.cxone import contact
 from embedded.stack import Plan
 from tasks.claims import Claim, Claims, Outcome, Status, dynamodb
 from tasks.claims.audit import verify_chain

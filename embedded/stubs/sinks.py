@@ -2,7 +2,7 @@
 
 A service is a path: ``POST /crm`` takes an event, ``PUT /crm/behaviour`` says how from now on,
 ``GET /crm/received`` lists what came (``?key=`` for one Idempotency-Key), ``GET /healthz`` answers
-200. The embedded system runs them as ``python -m embedded.sinks``; tests use ``SampleSinks``.
+200. The embedded system runs them as ``python -m embedded.stubs.sinks``; tests use ``SampleSinks``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from embedded.web import Behaviour, Handler, Mode, RefusedError, Response, Server
+from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server
 from tasks.clock import now, to_rfc3339
 from tasks.sinks import SINKS
 
@@ -165,7 +165,7 @@ class _Handler(Handler):
 
 def main() -> None:
     """Serve until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m embedded.sinks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m embedded.stubs.sinks", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9080)
     arguments = parser.parse_args()

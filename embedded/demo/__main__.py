@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.account import Account
-from embedded.samples import demonstrate
+from embedded.console import Account
+from embedded.demo.samples import demonstrate
 from embedded.stack import Plan
 from tasks.settings import Role, load_or_exit
 from tasks.settings.model import variables

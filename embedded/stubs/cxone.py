@@ -4,7 +4,7 @@ It is as strict as the real one: a client that it does not know gets no token, a
 not grant neither; a token that is over, or was asked for with another scope, opens no contact.
 ``PUT /PART/behaviour`` says how a part (tokens, discovery, contacts) answers from now on,
 ``PUT /tokens/expired`` ends all tokens, ``GET /PART/asked`` lists who asked. The embedded system
-runs it as ``python -m embedded.cxone``; tests use ``Cxone``.
+runs it as ``python -m embedded.stubs.cxone``; tests use ``Cxone``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, unquote_plus, urlsplit
 
-from embedded.web import Behaviour, Handler, Mode, RefusedError, Response, Server
+from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server
 
 #: The scope that contacts are opened with, and what a client may ask for.
 SCOPE = "view:interactions"
@@ -248,7 +248,7 @@ def _pair(authorization: str) -> str:
 
 def main() -> None:
     """Serve until SIGTERM, for the client that ``CXONE_…`` names."""
-    parser = argparse.ArgumentParser(prog="python -m embedded.cxone", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m embedded.stubs.cxone", description=__doc__)
     parser.add_argument("--port", type=int, default=9090)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     client = f"{os.environ['CXONE_CLIENT_ID']}:{os.environ['CXONE_CLIENT_SECRET']}"

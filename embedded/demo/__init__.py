@@ -1,0 +1,1 @@
+"""Sample events, and the check of what became of each."""
