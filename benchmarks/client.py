@@ -12,8 +12,8 @@ import time
 import uuid
 from collections import defaultdict
 
+from embedded.backing_services import HOST
 from tests.support.envelopes import envelope
-from tests.support.nodes import HOST
 from tests.support.system import API_KEY
 
 

@@ -29,10 +29,17 @@ from typing import Any, NamedTuple, Self
 import psutil
 import redis
 
+from embedded.backing_services import (
+    HOST,
+    emulator_environment,
+    find_redis_server,
+    free_port,
+    redis_command,
+)
 from embedded.infrastructure import DEPLOY, Template
 from embedded.stack import plan, stages
 from tests.support.envelopes import SINKS, Envelope, envelope
-from tests.support.nodes import HOST, ROOT, free_port, redis_server
+from tests.support.nodes import ROOT
 from tests.support.system import CREDENTIALS, REGION, aws, environment
 
 #: How many cores the workers of a system may use.
@@ -237,19 +244,11 @@ class Bench:
         return found
 
     def _start_redis(self, stack: ExitStack) -> None:
-        server = redis_server()
+        server = find_redis_server()
         if server is None:
             raise Missing("redis-server: apt-get install redis-server")
-        options = {
-            "bind": HOST,
-            "port": str(self.redis_port),
-            "dir": str(self.folder),
-            "save": "",
-            "appendonly": "yes",
-            "appendfsync": "always",
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        process = Process("redis", [server, *words], environment(), self.folder)
+        command = redis_command(server, self.redis_port, self.folder)
+        process = Process("redis", command, environment(), self.folder)
         stack.callback(process.end)
         process.wait(self._redis_answers)
 
@@ -259,23 +258,16 @@ class Bench:
         return False
 
     def _start_emulator(self, stack: ExitStack) -> str:
-        port = str(free_port())
+        port = free_port()
         if found := os.environ.get("BENCH_DYNOXIDE") or shutil.which("dynoxide"):
             self.emulator = "dynoxide"
-            command, env = [found, "serve", "--port", port], environment()
+            command, env = [found, "serve", "--port", str(port)], environment()
         else:
             command = [sys.executable, "-m", "ministack"]
-            env = environment(
-                BIND_HOST=HOST,
-                GATEWAY_PORT=port,
-                TMPDIR=str(self.folder),
-                IOT_MTLS_ENABLED="0",
-                SFTP_ENABLED="0",
-                DOCKER_HOST=f"unix://{self.folder}/no-docker",
-            )
+            env = environment(**emulator_environment(port, self.folder))
         process = Process("emulator", command, env, self.folder)
         stack.callback(process.end)
-        process.wait(lambda: listens(int(port)))
+        process.wait(lambda: listens(port))
         return f"{HOST}:{port}"
 
     def _start_nginx(self, stack: ExitStack, emulator: str) -> None:

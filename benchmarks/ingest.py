@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from benchmarks.harness import Bench, Process, listens, ours
 from benchmarks.throughput import spread
+from embedded.backing_services import free_port
 from tests.support.envelopes import envelope
-from tests.support.nodes import ROOT, free_port, python
+from tests.support.nodes import ROOT, python
 from tests.support.system import API_KEY, environment
 
 COMMANDS = {

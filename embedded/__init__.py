@@ -2,6 +2,7 @@
 
 - ``stack``: which processes run, with which settings
 - ``supervisor``, ``process_groups``: start the processes, keep them up, stop them
+- ``backing_services``: how Redis and the AWS emulator are started
 - ``infrastructure``: the table and the rule, from ``deploy/``
 - ``stubs``: stand-ins for the downstream services and for CXone
 - ``demo``: sample events, and the check of what became of each

@@ -1,4 +1,4 @@
-"""What a person at the terminal is told."""
+"""Output to the terminal."""
 
 import contextlib
 import os
@@ -8,59 +8,63 @@ import threading
 from collections.abc import Sequence
 from typing import TextIO
 
-#: A child's line that is shown. Redis's "# WARNING" is advice on kernel settings.
+#: A line of a process that is shown. Redis's "# WARNING" is advice on kernel settings.
 _WARNING = re.compile(r"(?<!# )\b(WARNING|ERROR|CRITICAL)\b")
+
+#: Time, process and level, in brackets: in the log file, and too much for the terminal.
+_LOG_PREFIX = re.compile(r"^(\[[^]]*\]\s*)+(?=.)")
 
 _GREEN, _RED, _YELLOW, _BOLD = "32", "31", "33", "1"
 
 
-class Account:
-    """Writes short lines, in colour on a terminal unless NO_COLOR is set. Safe among threads."""
+class Console:
+    """Writes short lines, in colour on a terminal unless NO_COLOR is set. Thread-safe."""
 
     def __init__(self, stream: TextIO = sys.stdout, *, verbose: bool = False) -> None:
-        """Write to ``stream``; ``verbose`` shows every line of every child."""
+        """Write to ``stream``; ``verbose`` shows every line of every process."""
         self._stream = stream
         self._verbose = verbose
         self._colour = stream.isatty() and not os.environ.get("NO_COLOR")
         self._lock = threading.Lock()
 
-    def say(self, text: str = "") -> None:
+    def write(self, text: str = "") -> None:
         """Write a line as it is."""
-        # Where the reader has gone, as in ``| head``, the work and the stopping go on.
+        # Where the reader is gone, as in ``| head``, the run and its orderly stop go on.
         with self._lock, contextlib.suppress(OSError):
             print(text, file=self._stream, flush=True)
 
     def heading(self, text: str) -> None:
         """Begin a section."""
-        self.say(f"\n{self._in(_BOLD, text)}")
+        self.write(f"\n{self._in(_BOLD, text)}")
 
-    def ready(self, name: str, seconds: float) -> None:
-        """Say that a part is ready, ``seconds`` after it was started."""
-        self.say(f"  {self._in(_GREEN, '✓')} {name:<18} {seconds:5.1f} s")
+    def success(self, title: str, text: str) -> None:
+        """Report something that is as it should be."""
+        self.write(f"  {self._in(_GREEN, '✓')} {title:<18} {text}")
 
-    def stopped(self, names: str, seconds: float) -> None:
-        """Say that parts have ended."""
-        self.say(f"  ■ {names}: {seconds:.1f} s")
+    def step(self, title: str, text: str) -> None:
+        """Report something that is done, and neither good nor bad."""
+        self.write(f"  · {title:<18} {text}")
 
-    def result(self, text: str, *, good: bool) -> None:
-        """Say how something turned out."""
-        mark = self._in(_GREEN, "✓") if good else self._in(_RED, "✗")
-        self.say(f"  {mark} {text}")
+    def warning(self, title: str, text: str) -> None:
+        """Report something unexpected after which the run goes on."""
+        self.write(f"  {self._in(_YELLOW, '!')} {title:<18} {text}")
 
     def problem(self, text: str) -> None:
-        """Say what went wrong, and goes on all the same."""
-        self.say(f"  {self._in(_YELLOW, '!')} {text}")
+        """Report something that is not as it should be."""
+        self.write(f"  {self._in(_RED, '✗')} {text}")
 
     def failure(self, text: str, lines: Sequence[str] = ()) -> None:
-        """Say what ended the run, with the last lines of the child it was about."""
-        self.say(f"\n{self._in(_RED, '✗')} {text}")
+        """Report what ended the run, with the last lines of the process that it is about."""
+        self.write(f"\n{self._in(_RED, '✗')} {text}")
         for line in lines:
-            self.say(f"    {line}")
+            self.write(f"    {line}")
 
-    def output(self, name: str, line: str) -> None:
-        """Show a child's line, if it is one for the terminal."""
-        if self._verbose or _WARNING.search(line):
-            self.say(f"{self._in(_YELLOW, f'{name:<10} |')} {line}")
+    def process_output(self, name: str, line: str) -> None:
+        """Show a line of a process if verbose; else only warnings and errors, without prefix."""
+        if self._verbose:
+            self.write(f"{self._in(_YELLOW, f'{name:<18} |')} {line}")
+        elif _WARNING.search(line):
+            self.warning(name, _LOG_PREFIX.sub("", line))
 
     def _in(self, colour: str, text: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colour else text

@@ -1,1 +1,1 @@
-"""Sample events, and the check of what became of each."""
+"""The demonstration: sample events (``samples``), sent (``runner``) and checked (``check``)."""
