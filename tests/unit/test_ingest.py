@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.auth import is_known
-from ingest.body import MAX_DEPTH, MAX_RECORDS, TooManyEventsError, parse
+from ingest.body import MAX_DEPTH, MAX_EVENTS, TooManyEventsError, parse
 from ingest.publisher import BacklogError, BrokerAwayError
 from ingest.wsgi import Ingest
 from tasks.clock import from_rfc3339
@@ -56,11 +56,11 @@ def test_records_must_be_an_array(records):
 
 @pytest.mark.parametrize("wrap", [list, lambda r: {"Records": r}], ids=["array", "Records"])
 def test_a_request_brings_no_more_than_so_many_events(wrap):
-    assert len(parse(as_body(wrap([{}] * MAX_RECORDS))).records) == MAX_RECORDS
+    assert len(parse(as_body(wrap([{}] * MAX_EVENTS))).entries) == MAX_EVENTS
     with pytest.raises(
-        TooManyEventsError, match=f"Has {MAX_RECORDS + 1} events; at most {MAX_RECORDS}"
+        TooManyEventsError, match=f"Has {MAX_EVENTS + 1} events; at most {MAX_EVENTS}"
     ):
-        parse(as_body(wrap([{}] * (MAX_RECORDS + 1))))
+        parse(as_body(wrap([{}] * (MAX_EVENTS + 1))))
 
 
 @pytest.mark.parametrize("identifier", [None, 7, ["x"], {}, True], ids=repr)
@@ -119,7 +119,7 @@ def test_an_event_may_nest_so_deep_and_no_deeper(of):
 
 def test_a_number_beyond_a_float_is_refused_with_its_event_alone():
     body = as_body([make_envelope(id="one", detail={"n": "@"}), make_envelope(id="two")])
-    one, two = parse(body.replace(b'"@"', b"1e999")).records
+    one, two = parse(body.replace(b'"@"', b"1e999")).entries
     assert str(one.error).startswith("event: ")
     assert two.envelope
 
@@ -142,8 +142,8 @@ def test_every_record_of_a_batch_is_an_event_or_refused_by_name(raws):
     if read is None:  # NaN or an infinity somewhere
         assert [found.field for found in error.errors] == ["body"]
         return
-    assert len(read.records) == len(raws)
-    for record in read.records:
+    assert len(read.entries) == len(raws)
+    for record in read.entries:
         assert (record.envelope is None) != (record.error is None)
 
 
@@ -348,7 +348,7 @@ def test_a_body_of_the_largest_size_is_taken(post):
 
 
 def test_too_many_events_are_413(post, queue):
-    status, _, answer = post([1] * (MAX_RECORDS + 1))
+    status, _, answer = post([1] * (MAX_EVENTS + 1))
     assert status == 413
     assert answer["error"].startswith("Records: ")
     assert queue.puts == 0
