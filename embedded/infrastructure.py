@@ -100,20 +100,14 @@ def _exists(dynamodb: "DynamoDBClient", table: str) -> bool:
 
 def _apply_rule(events: "EventBridgeClient", template: "Template") -> None:
     """Apply connection, API destination and rule, each after what it refers to."""
-    for name, properties in template.resources("AWS::Events::Connection"):
-        arguments: Any = {"Name": name, **properties}
-        try:
-            arn = events.create_connection(**arguments)["ConnectionArn"]
-        except events.exceptions.ResourceAlreadyExistsException:
-            arn = events.update_connection(**arguments)["ConnectionArn"]
-        template.set_attribute(f"{name}.Arn", arn)
-    for name, properties in template.resources("AWS::Events::ApiDestination"):
-        arguments = {"Name": name, **properties}
-        try:
-            arn = events.create_api_destination(**arguments)["ApiDestinationArn"]
-        except events.exceptions.ResourceAlreadyExistsException:
-            arn = events.update_api_destination(**arguments)["ApiDestinationArn"]
-        template.set_attribute(f"{name}.Arn", arn)
+    for kind, method in (("Connection", "connection"), ("ApiDestination", "api_destination")):
+        for name, properties in template.resources(f"AWS::Events::{kind}"):
+            arguments: Any = {"Name": name, **properties}
+            try:
+                answer = getattr(events, f"create_{method}")(**arguments)
+            except events.exceptions.ResourceAlreadyExistsException:
+                answer = getattr(events, f"update_{method}")(**arguments)
+            template.set_attribute(f"{name}.Arn", answer[f"{kind}Arn"])
     for name, properties in template.resources("AWS::Events::Rule"):
         arguments = {"Name": name, **properties}
         arguments["EventPattern"] = json.dumps(arguments["EventPattern"])

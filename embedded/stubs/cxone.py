@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, unquote_plus, urlsplit
 
-from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server
+from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server, Stub
 
 #: The scope that contacts require, and those that a client may request.
 SCOPE = "view:interactions"
@@ -67,7 +67,7 @@ class Asked:
     answered: int | None
 
 
-class Cxone:
+class Cxone(Stub):
     """CXone on loopback, from ``with`` to its end; port 0 takes a free one."""
 
     def __init__(
@@ -80,21 +80,8 @@ class Cxone:
         self._tokens: dict[str, tuple[float, str]] = {}  # when it expires, and its scope
         self._behaviours = dict.fromkeys(PARTS, Behaviour())
         self._asked: Mapping[str, deque[Asked]] = {part: deque(maxlen=10_000) for part in PARTS}
-        self._server = _Server(port, self)
-        self.url = self._server.url
-
-    def __enter__(self) -> "Cxone":
-        """Start to answer."""
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._server.stop()
-
-    def serve(self) -> None:
-        """Answer until shut down."""
-        self._server.serve()
+        super().__init__(_Server(port, self))
+        self.url = self.origin
 
     def settings(self) -> dict[str, str]:
         """Return the settings of a client."""
@@ -202,11 +189,9 @@ class _Handler(Handler):
         return Response(HTTPStatus.OK, {})
 
     def get(self) -> Response | None:
-        """Return a contact or an endpoint, list requests, or answer the health check."""
+        """Return a contact or an endpoint, or list the requests to a part."""
         path = urlsplit(self.path).path
         part, _, what = path.removeprefix("/").partition("/")
-        if path == "/healthz":
-            return Response(HTTPStatus.OK, {"status": "live"})
         if part in PARTS and what == "asked":
             return Response(HTTPStatus.OK, [asdict(one) for one in self.server.cxone.asked(part)])
         if match := _CONTACT.fullmatch(path):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 #: Largest body that is accepted, in bytes.
 MAX_BODY_BYTES = 2 * 1_048_576
@@ -121,6 +121,28 @@ class Server(ThreadingHTTPServer):
             super().handle_error(*client)
 
 
+class Stub:
+    """A stand-in: it answers from ``with`` to its end, or while it serves."""
+
+    def __init__(self, server: Server) -> None:
+        """Answer with ``server``."""
+        self._server = server
+        self.origin = server.url
+
+    def __enter__(self) -> Self:
+        """Start to answer."""
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; requests that hang are closed."""
+        self._server.stop()
+
+    def serve(self) -> None:
+        """Answer until shut down."""
+        self._server.serve()
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers with what ``get``, ``post`` or ``put`` returns; None closes the connection."""
 
@@ -135,8 +157,9 @@ class Handler(BaseHTTPRequestHandler):
     put: Callable[[], Response | None]
 
     def do_GET(self) -> None:
-        """Answer a GET."""
-        self._reply(self.get)
+        """Answer a GET; that of the health check is the same for all."""
+        live = Response(HTTPStatus.OK, {"status": "live"})
+        self._reply((lambda: live) if self.path == "/healthz" else self.get)
 
     def do_POST(self) -> None:
         """Answer a POST."""

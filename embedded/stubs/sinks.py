@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server
+from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server, Stub
 from tasks.clock import now, to_rfc3339
 from tasks.sinks import SINKS
 
@@ -83,7 +83,7 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-class SampleSinks:
+class SampleSinks(Stub):
     """The services, on loopback, from ``with`` to its end; port 0 takes a free one."""
 
     def __init__(
@@ -98,24 +98,11 @@ class SampleSinks:
         ``listener`` is called before a request is answered, for one request of a service at a time.
         """
         self._services = {name: _Service(name, listener) for name in names}
-        self._server = _Server(port, self._services, host)
-
-    def __enter__(self) -> "SampleSinks":
-        """Start to answer."""
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop; requests that hang are closed."""
-        self._server.stop()
-
-    def serve(self) -> None:
-        """Answer until shut down."""
-        self._server.serve()
+        super().__init__(_Server(port, self._services, host))
 
     def url(self, name: str) -> str:
         """Return the URL where a service accepts events."""
-        return f"{self._server.url}/{name}"
+        return f"{self.origin}/{name}"
 
     def behave(self, name: str, mode: Mode = "ok", **options: Any) -> None:
         """Set how a service answers from now on (``Behaviour``)."""
@@ -150,9 +137,7 @@ class _Handler(Handler):
         return Response(HTTPStatus.OK, {})
 
     def get(self) -> Response:
-        """List the requests of a service; or answer the health check."""
-        if self.path == "/healthz":
-            return Response(HTTPStatus.OK, {"status": "live"})
+        """List the requests to a service."""
         key = parse_qs(urlsplit(self.path).query).get("key", [None])[0]
         received = self._service("/received").received(key)
         return Response(HTTPStatus.OK, [asdict(request) for request in received])
