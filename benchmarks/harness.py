@@ -42,6 +42,9 @@ from tests.support.envelopes import SINKS, Envelope, envelope
 from tests.support.nodes import ROOT
 from tests.support.system import CREDENTIALS, REGION, aws, environment
 
+#: The name of this project beside its peers.
+THIS_PROJECT = "this project"
+
 #: How many cores the workers of a system may use.
 CORES = 2
 
@@ -465,7 +468,7 @@ def start_project(
             processes.append(process)
     for process in processes:
         process.wait(_has_logged(process, " ready."))
-    return System(name, bench, "benchmarks.project", env, name, processes)
+    return System(THIS_PROJECT, bench, "benchmarks.project", env, name, processes)
 
 
 class Peer(NamedTuple):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.harness import Bench, Process, listens, start_project
+from benchmarks.harness import THIS_PROJECT, Bench, Process, listens, start_project
 from benchmarks.throughput import spread
 from embedded.backing_services import free_port
 from tests.support.envelopes import envelope
@@ -21,7 +21,7 @@ from tests.support.nodes import ROOT, python
 from tests.support.system import API_KEY, environment
 
 COMMANDS = {
-    "project": ("ingest",),
+    THIS_PROJECT: ("ingest",),
     "apply_async": ("benchmarks.peers.wsgi", "apply_async"),
     "noop": ("benchmarks.peers.wsgi", "noop"),
 }
@@ -59,11 +59,12 @@ def run(options: argparse.Namespace) -> None:
             server.process.pause()
         found = _rates(bench, servers, options)
         print(
-            f"\n| at {options.connections} connections | requests/s | project faster by | CPU ms |"
+            f"\n| at {options.connections} connections | requests/s "
+            f"| {THIS_PROJECT} is faster by | CPU ms |"
         )
         print("|---|---|---|---|")
         for name, loads in found.items():
-            pairs = zip(found["project"], loads, strict=True)
+            pairs = zip(found[THIS_PROJECT], loads, strict=True)
             ratios = spread([us.rate / it.rate for us, it in pairs], ".2f")
             cpu = spread([load.cpu for load in loads], ".2f")
             print(f"| {name} | {spread([load.rate for load in loads], '.0f')} | {ratios} | {cpu} |")
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _start(bench: Bench, name: str, database: int) -> Server:
     port = free_port()
-    settings = bench.settings(0 if name == "project" else database, "ingest")
+    settings = bench.settings(0 if name == THIS_PROJECT else database, "ingest")
     env = environment(**settings, INGEST_API_KEYS=API_KEY, INGEST_PORT=str(port))
     process = bench.start(f"ingest-{name}", python(*COMMANDS[name]), env)
     process.wait(lambda: listens(port))

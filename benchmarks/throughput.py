@@ -10,7 +10,16 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from benchmarks.harness import CORES, PEERS, SLOW_SINK_MS, Bench, Round, start_peer, start_project
+from benchmarks.harness import (
+    CORES,
+    PEERS,
+    SLOW_SINK_MS,
+    THIS_PROJECT,
+    Bench,
+    Round,
+    start_peer,
+    start_project,
+)
 
 Rounds = Mapping[str, Sequence[Round]]
 
@@ -45,10 +54,10 @@ def _measure(
     bench: Bench, sinks: str, peers: Sequence[str], events: int, rounds: int
 ) -> dict[str, list[Round]]:
     systems = []
-    for database, name in enumerate(["project", *peers]):
+    for database, name in enumerate([THIS_PROJECT, *peers]):
         system = (
             start_project(bench, database, sinks)
-            if name == "project"
+            if name == THIS_PROJECT
             else start_peer(bench, name, database, sinks)
         )
         system.pause()
@@ -68,7 +77,7 @@ def _measure(
 
 def _report(rounds: Rounds) -> None:
     print(
-        "| system | events/s | project faster by | CPU ms | cores busy | Redis commands "
+        f"| system | events/s | {THIS_PROJECT} is faster by | CPU ms | cores busy | Redis commands "
         "| round trips | DynamoDB writes | reads | KB |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name, all_of_it in rounds.items():
@@ -76,7 +85,7 @@ def _report(rounds: Rounds) -> None:
         if not valid:
             print(f"| {name} | invalid: {all_of_it[0].wrong} |")
             continue
-        pairs = zip(rounds["project"], all_of_it, strict=True)
+        pairs = zip(rounds[THIS_PROJECT], all_of_it, strict=True)
         ratios = [us.rate / it.rate for us, it in pairs if not us.wrong and not it.wrong]
         events = sum(r.events for r in valid)
         requests = sum(r.requests.total() for r in valid)
@@ -84,7 +93,7 @@ def _report(rounds: Rounds) -> None:
         cells = [
             name + (f" ({len(all_of_it) - len(valid)} invalid)" if valid != all_of_it else ""),
             spread([r.rate for r in valid], ".1f"),
-            spread(ratios, ".2f") if name != "project" and ratios else "–",
+            spread(ratios, ".2f") if name != THIS_PROJECT and ratios else "–",
             f"{sum(r.cpu for r in valid) / events * 1000:.1f}",
             f"{sum(r.cpu for r in valid) / sum(r.seconds for r in valid):.2f}",
             f"{sum(r.commands.total() for r in valid) / events:.1f}",
