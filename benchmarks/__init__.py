@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured side by side in one run, never in a timed test."""
+"""Benchmarks: ratios of systems that are measured side by side in one run."""

@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 
 from benchmarks import duplicates, growth, ingest, one_sink_down, throughput, two_machines
-from benchmarks.harness import Missing
+from benchmarks.harness import NotInstalledError
 
 MODULES: dict[str, ModuleType] = {
     "throughput": throughput,
@@ -19,7 +19,7 @@ MODULES: dict[str, ModuleType] = {
 
 
 def main() -> None:
-    """Run what the command line names."""
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(required=True, metavar="NAME")
     for name, module in MODULES.items():
@@ -28,11 +28,11 @@ def main() -> None:
         module.add_options(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and end what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and run the clean-up
     try:
         options.run(options)
-    except Missing as missing:
-        sys.exit(f"not installed: {missing}")
+    except NotInstalledError as error:
+        sys.exit(f"not installed: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.client``: posts events to an ingest, over a new connection each.
+"""``python -m benchmarks.client``: posts events to ingest, each over a new connection.
 
-In Python, and so no faster than its servers: a server that does nothing shows how far it goes. In
-a process of its own. Prints JSON: latencies in milliseconds, by status.
+It is Python, as its servers are: the rate of a server that does nothing shows its own limit. It
+runs in a process of its own and prints JSON: latencies in milliseconds, by status.
 """
 
 import argparse
@@ -12,16 +12,16 @@ import time
 import uuid
 from collections import defaultdict
 
+from embedded.backing_services import HOST
 from tests.support.envelopes import envelope
-from tests.support.nodes import HOST
 from tests.support.system import API_KEY
 
 
 class Client:
-    """Posts events, and keeps what it saw."""
+    """Posts events and records the latencies."""
 
     def __init__(self, port: int) -> None:
-        """Talk to ``port`` of loopback."""
+        """Post to ``port`` of loopback."""
         self._address = (HOST, port)
         self.latencies: dict[int, list[float]] = defaultdict(list)
         event = envelope(id="@")
@@ -50,19 +50,19 @@ class Client:
         self.latencies[status].append((time.perf_counter() - begun) * 1000)
 
     async def keep_posting(self, until: float) -> None:
-        """Post one event after the other."""
+        """Post one event after another until that time."""
         while (begun := time.perf_counter()) < until:
             await self.post(begun)
 
-    async def at_once(self, connections: int, seconds: float) -> None:
-        """Keep so many connections busy."""
+    async def keep_busy(self, connections: int, seconds: float) -> None:
+        """Keep this number of connections busy."""
         until = time.perf_counter() + seconds
         await asyncio.gather(*(self.keep_posting(until) for _ in range(connections)))
 
     async def at_rate(self, rate: float, seconds: float) -> None:
-        """Open so many connections a second, however long answers take.
+        """Open ``rate`` connections a second, however long answers take.
 
-        A latency counts from the moment that the schedule names.
+        A latency counts from the scheduled time (no coordinated omission).
         """
         start = time.perf_counter()
         async with asyncio.TaskGroup() as posts:
@@ -73,7 +73,7 @@ class Client:
 
 
 def main() -> None:
-    """Post as the command line says."""
+    """Post at the rate, or on the connections, that the command line gives."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.client")
     parser.add_argument("port", type=int)
     parser.add_argument("seconds", type=float)
@@ -85,7 +85,7 @@ def main() -> None:
     if options.rate:
         asyncio.run(client.at_rate(options.rate, options.seconds))
     else:
-        asyncio.run(client.at_once(options.connections, options.seconds))
+        asyncio.run(client.keep_busy(options.connections, options.seconds))
     print(json.dumps(client.latencies))
 
 

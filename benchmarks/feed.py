@@ -1,6 +1,6 @@
 """``python -m benchmarks.feed MODULE < events.json``: queue events by a system's own code.
 
-In a process of its own, since each system has settings of its own.
+It is a process because each system reads its settings from the environment.
 """
 
 import json

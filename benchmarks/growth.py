@@ -1,6 +1,6 @@
-"""What a backlog does to the rate and to a worker's memory; and what more workers do.
+"""The effect of a backlog on rate and memory, and of more workers on the rate.
 
-A backlog is not worked off: after some seconds to get going, the rate is that of a window.
+The rate is that of a window some seconds after the start; the rest of the backlog is dropped.
 ``--backlogs 1000 10000 100000`` takes a few minutes to queue.
 """
 
@@ -9,34 +9,34 @@ import os
 import time
 from typing import NamedTuple
 
-from benchmarks.harness import Bench, Round, ours
+from benchmarks.harness import Bench, Round, start_project
 from benchmarks.throughput import spread
 from tests.support.envelopes import envelope
 
 #: Seconds before the window.
-LEAD = 5.0
+WARM_UP_SECONDS = 5.0
 
 #: Events that warm a system up.
-WARM = 200
+WARM_UP_EVENTS = 200
 
 
 class Window(NamedTuple):
-    """What was seen in a window: events settled a second; and at its end, in MB."""
+    """Events settled per second in a window; and memory at its end, in MB."""
 
     rate: float
     worker: float
     """The largest process of the workers."""
     workers: float
-    """All of them; what they share counts for each."""
+    """All processes of the workers; shared memory counts for each."""
     redis: float
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command line may say."""
+    """Add the options of this benchmark."""
     parser.add_argument("--backlogs", type=int, nargs="*", default=[1_000, 10_000])
     parser.add_argument("--seconds", type=float, default=15.0, help="of the window")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--events", type=int, default=300, help="of a round of workers")
+    parser.add_argument("--events", type=int, default=300, help="per round of workers")
     parser.add_argument("--rounds", type=int, default=3, help="of each number of workers")
 
 
@@ -54,19 +54,19 @@ def run(options: argparse.Namespace) -> None:
 
 def _window(backlog: int, seconds: float) -> Window:
     with Bench() as bench:
-        system = ours(bench)
+        system = start_project(bench)
         system.pause()
-        system.round(WARM)
+        system.round(WARM_UP_EVENTS)
         system.feed([envelope() for _ in range(backlog)])
         system.resume()
-        time.sleep(LEAD)  # the window begins once the system has got going
+        time.sleep(WARM_UP_SECONDS)  # then the window begins
         bench.requests.skip()
         begun, settled = time.monotonic(), 0
         while time.monotonic() < begun + seconds and settled < backlog:
-            time.sleep(0.1)  # between two looks, until the window is over
+            time.sleep(0.1)  # between two checks, until the window is over
             settled += sum("UpdateItem" in line for line in bench.requests.lines())
             if not bench.redis.exists("events", "settle"):
-                break  # it was worked off before the window ended
+                break  # the backlog ended before the window
         took = time.monotonic() - begun
         system.pause()
         sizes = [
@@ -82,13 +82,15 @@ def _grow_workers(options: argparse.Namespace) -> None:
     cores = os.cpu_count() or 1
     with Bench() as bench:
         systems = {
-            number: ours(bench, database, name=f"ours-{number}", workers=number, cores=cores)
+            number: start_project(
+                bench, database, name=f"project-{number}", workers=number, cores=cores
+            )
             for database, number in enumerate(options.workers)
         }
         for system in systems.values():
             system.pause()
         for system in systems.values():
-            system.round(100)  # everything is warm
+            system.round(100)  # warm-up
         rounds: dict[int, list[Round]] = {number: [] for number in systems}
         for _ in range(options.rounds):
             for number, system in systems.items():

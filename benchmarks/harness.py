@@ -1,12 +1,12 @@
-"""What all measurements stand on: one Redis, one DynamoDB emulator, one nginx, and systems.
+"""What all benchmarks use: one Redis, one DynamoDB emulator, one nginx, and the systems.
 
-Systems take turns. The processes of all but the one that is measured are stopped by SIGSTOP. The
-events of a round are queued while its system is stopped, too; the clock runs from its SIGCONT
-until the table holds a final status of each.
+Systems are measured one at a time; the processes of all others are stopped by SIGSTOP. The events
+of a round are queued while its system is stopped, too; the clock runs from its SIGCONT until the
+table holds a final status of each.
 
-nginx is the sinks, and a reverse proxy before the emulator. Its log tells how many calls and
-requests a round made, for all systems alike. Redis runs as ``make run`` runs it: append-only file,
-``appendfsync always``.
+nginx is the sinks, and a reverse proxy before the emulator. Its logs count the calls and requests
+of a round, for all systems alike. Redis runs as in ``make run``: append-only file, ``appendfsync
+always``.
 """
 
 import json
@@ -29,20 +29,30 @@ from typing import Any, NamedTuple, Self
 import psutil
 import redis
 
+from embedded.backing_services import (
+    HOST,
+    emulator_environment,
+    find_redis_server,
+    free_port,
+    redis_command,
+)
 from embedded.infrastructure import DEPLOY, Template
 from embedded.stack import plan, stages
 from tests.support.envelopes import SINKS, Envelope, envelope
-from tests.support.nodes import HOST, ROOT, free_port, redis_server
+from tests.support.nodes import ROOT
 from tests.support.system import CREDENTIALS, REGION, aws, environment
+
+#: The name of this project beside its peers.
+THIS_PROJECT = "this project"
 
 #: How many cores the workers of a system may use.
 CORES = 2
 
 #: Seconds that a round may take.
-PATIENCE = 120.0
+ROUND_TIMEOUT = 120.0
 
 #: Milliseconds after which the slow sinks answer.
-SLOW = 20
+SLOW_SINK_MS = 20
 
 _NGINX = """\
 {modules}
@@ -76,7 +86,7 @@ http {{
 _ECHO = Path("/usr/lib/nginx/modules/ngx_http_echo_module.so")
 
 
-class Missing(Exception):  # noqa: N818 - read as "X is missing"
+class NotInstalledError(Exception):
     """Raised when a program that a benchmark needs is not installed."""
 
 
@@ -86,7 +96,7 @@ class Process:
     def __init__(
         self, name: str, command: Sequence[str], env: Mapping[str, str], folder: Path
     ) -> None:
-        """Start it; what it says goes to a file in ``folder``."""
+        """Start it; its output goes to a file in ``folder``."""
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("w") as output:
@@ -115,38 +125,38 @@ class Process:
         while not ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} did not start: {self.log.read_text()[-2000:]}")
-            time.sleep(0.05)  # between two looks, until it is ready or its time is over
+            time.sleep(0.05)  # between two checks, until it is ready or its time is over
 
     def pause(self) -> None:
-        """Stop it where it is."""
+        """Suspend it."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         os.killpg(self.pid, signal.SIGCONT)
 
     def pin(self, cores: int) -> None:
-        """Leave it, and the processes it will start, so many cores, where there are more."""
+        """Limit it, and the processes that it starts later, to a number of cores."""
         os.sched_setaffinity(self.pid, sorted(os.sched_getaffinity(0))[:cores])
 
     def family(self) -> list[psutil.Process]:
-        """It and all that descend from it."""
+        """The process and all its descendants."""
         parent = psutil.Process(self.pid)
         return [parent, *parent.children(recursive=True)]
 
     def cpu(self) -> float:
-        """CPU seconds that it and its children used, those of children that ended included."""
+        """CPU seconds of the process and its children, including children that ended."""
         return _cpu(self.family())
 
     def end(self) -> None:
-        """Kill it and its children: what they leave is thrown away."""
+        """Kill it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _cpu(processes: Sequence[psutil.Process]) -> float:
-    """CPU seconds of processes, those of their children that ended included."""
+    """CPU seconds of processes, including those of their children that ended."""
     used = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -156,7 +166,7 @@ def _cpu(processes: Sequence[psutil.Process]) -> float:
 
 
 class _Tail:
-    """The lines that were added to a file since one looked."""
+    """The lines added to a file since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open()
@@ -187,7 +197,7 @@ class Bench:
             self._start_redis(stack)
             emulator = self._start_emulator(stack)
             self._start_nginx(stack, emulator)
-            # Past nginx: our own look is not to be counted.
+            # Not through nginx: requests of the benchmark itself are not counted.
             self.dynamodb = aws("dynamodb", f"http://{emulator}")
             stack.callback(self.dynamodb.close)
             self._exit = stack.pop_all()
@@ -204,7 +214,7 @@ class Bench:
         return process
 
     def settings(self, database: int, table: str, sinks: str = "fast") -> dict[str, str]:
-        """Return what the processes of a system are told."""
+        """Return the settings of a system."""
         return {
             "REDIS_URL": f"redis://{HOST}:{self.redis_port}/{database}",
             "PROCESSING_TABLE": table,
@@ -216,7 +226,7 @@ class Bench:
         }
 
     def make_table(self, name: str) -> None:
-        """Make a table anew, with the keys and indexes of ``deploy/storage.yaml``."""
+        """Create a table again, with the keys and indexes of ``deploy/storage.yaml``."""
         with suppress(self.dynamodb.exceptions.ResourceNotFoundException):
             self.dynamodb.delete_table(TableName=name)
         template = Template(DEPLOY / "storage.yaml", {"TableName": name})
@@ -237,19 +247,11 @@ class Bench:
         return found
 
     def _start_redis(self, stack: ExitStack) -> None:
-        server = redis_server()
+        server = find_redis_server()
         if server is None:
-            raise Missing("redis-server: apt-get install redis-server")
-        options = {
-            "bind": HOST,
-            "port": str(self.redis_port),
-            "dir": str(self.folder),
-            "save": "",
-            "appendonly": "yes",
-            "appendfsync": "always",
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        process = Process("redis", [server, *words], environment(), self.folder)
+            raise NotInstalledError("redis-server: apt-get install redis-server")
+        command = redis_command(server, self.redis_port, self.folder)
+        process = Process("redis", command, environment(), self.folder)
         stack.callback(process.end)
         process.wait(self._redis_answers)
 
@@ -259,29 +261,24 @@ class Bench:
         return False
 
     def _start_emulator(self, stack: ExitStack) -> str:
-        port = str(free_port())
+        port = free_port()
         if found := os.environ.get("BENCH_DYNOXIDE") or shutil.which("dynoxide"):
             self.emulator = "dynoxide"
-            command, env = [found, "serve", "--port", port], environment()
+            command, env = [found, "serve", "--port", str(port)], environment()
         else:
             command = [sys.executable, "-m", "ministack"]
-            env = environment(
-                BIND_HOST=HOST,
-                GATEWAY_PORT=port,
-                TMPDIR=str(self.folder),
-                IOT_MTLS_ENABLED="0",
-                SFTP_ENABLED="0",
-                DOCKER_HOST=f"unix://{self.folder}/no-docker",
-            )
+            env = environment(**emulator_environment(port, self.folder))
         process = Process("emulator", command, env, self.folder)
         stack.callback(process.end)
-        process.wait(lambda: listens(int(port)))
+        process.wait(lambda: listens(port))
         return f"{HOST}:{port}"
 
     def _start_nginx(self, stack: ExitStack, emulator: str) -> None:
         nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
         if nginx is None or not _ECHO.exists():
-            raise Missing("nginx with echo: apt-get install nginx-light libnginx-mod-http-echo")
+            raise NotInstalledError(
+                "nginx with echo: apt-get install nginx-light libnginx-mod-http-echo"
+            )
         self._sinks, self._aws = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
         configuration = self.folder / "nginx.conf"
         configuration.write_text(
@@ -291,7 +288,7 @@ class Bench:
                 emulator=emulator,
                 sinks=self._sinks,
                 aws=self._aws,
-                slow=f"echo_sleep {SLOW / 1000}; echo ok;",
+                slow=f"echo_sleep {SLOW_SINK_MS / 1000}; echo ok;",
             )
         )
         command = [nginx, "-c", str(configuration), "-e", str(self.folder / "nginx.err")]
@@ -303,28 +300,28 @@ class Bench:
 
 
 def listens(port: int) -> bool:
-    """Tell whether somebody listens on a port of loopback."""
+    """Return whether a process listens on a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 
 
 class Round(NamedTuple):
-    """What one round of one system came to; amounts are of the whole round."""
+    """The result of one round of one system; amounts are totals of the round."""
 
     events: int
     seconds: float
     cpu: float
     commands: Counter[str]
     reads: int
-    """How often Redis read from a connection: round trips, where a pipeline is one."""
+    """How often Redis read from a connection: round trips, a pipeline counting as one."""
     requests: Counter[str]
     """Of DynamoDB, by operation."""
     bytes: int
     """Of DynamoDB's requests and answers."""
     foreign: float
-    """Cores that were busy with something else: neither systems nor what they stand on."""
+    """Cores that were busy with processes other than those of the benchmark."""
     wrong: str
-    """Why the round is invalid; empty where all is as it should be."""
+    """Why the round is invalid; empty if it is valid."""
 
     @property
     def rate(self) -> float:
@@ -339,12 +336,12 @@ class Round(NamedTuple):
 
 @dataclass
 class System:
-    """Something that processes events, and its place on a bench."""
+    """A system that processes events, on a bench."""
 
     name: str
     bench: Bench
     module: str
-    """What queues its events: ``feed`` of this module."""
+    """The module whose ``feed`` queues its events."""
     env: Mapping[str, str]
     table: str
     processes: Sequence[Process]
@@ -352,7 +349,7 @@ class System:
     """The events of the last round that had new ones."""
 
     def round(self, events: int, duplicates: int = 0) -> Round:
-        """Have it process so many new events, among duplicates of those of the round before.
+        """Process this number of new events, mixed with duplicates of those of the round before.
 
         All other systems must be paused.
         """
@@ -370,35 +367,35 @@ class System:
         cpu, foreign, begun = self.cpu(), _foreign(), time.monotonic()
         self.resume()
         calls: Counter[str] = Counter()
-        asked: list[list[str]] = []
+        requests: list[list[str]] = []
         statuses: Counter[str] = Counter()
         while not (
             calls.total() >= len(SINKS) * events
-            and len(asked) >= 2 * events + duplicates
+            and len(requests) >= 2 * events + duplicates
             and (statuses := bench.statuses(self.table))["completed"] >= kept + events
         ):
-            if time.monotonic() > begun + PATIENCE:
+            if time.monotonic() > begun + ROUND_TIMEOUT:
                 break
-            time.sleep(0.02)  # between two looks, until all is done or PATIENCE is over
+            time.sleep(0.02)  # between two checks, until all is done or ROUND_TIMEOUT is over
             calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
-            asked += [line.split() for line in bench.requests.lines()]
+            requests += [line.split() for line in bench.requests.lines()]
         took = time.monotonic() - begun
         foreign = (_foreign() - foreign) / took
-        time.sleep(0.3)  # for the last acknowledgements, which no system tells of alike
+        time.sleep(0.3)  # for the last acknowledgements, which cannot be observed in every system
         self.pause()
         cpu = self.cpu() - cpu
         statistics = bench.redis.info("commandstats")
         reads = bench.redis.info("stats")["total_reads_processed"]
         calls.update(line.strip().rpartition("/")[2] for line in bench.calls.lines())
-        asked += [line.split() for line in bench.requests.lines()]
+        requests += [line.split() for line in bench.requests.lines()]
         return Round(
             events=events + duplicates,
             seconds=took,
             cpu=cpu,
             commands=Counter({_command(k): v["calls"] for k, v in statistics.items()}),
             reads=reads,
-            requests=Counter(target.rpartition(".")[2] for target, *_ in asked),
-            bytes=sum(int(sent) + int(got) for _, sent, got, _ in asked),
+            requests=Counter(target.rpartition(".")[2] for target, *_ in requests),
+            bytes=sum(int(sent) + int(got) for _, sent, got, _ in requests),
             foreign=foreign,
             wrong=_wrong(kept, events, statuses, calls),
         )
@@ -415,12 +412,12 @@ class System:
         )
 
     def pause(self) -> None:
-        """Stop all of its processes where they are."""
+        """Suspend all of its processes."""
         for process in self.processes:
             process.pause()
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Resume all of its processes."""
         for process in self.processes:
             process.resume()
 
@@ -430,7 +427,7 @@ class System:
 
 
 def _foreign() -> float:
-    """CPU seconds that this machine spent on processes that are not ours."""
+    """CPU seconds of this machine on processes other than those of the benchmark."""
     spent = psutil.cpu_times()
     busy = sum(spent) - spent.idle - spent.iowait - spent.guest - spent.guest_nice
     return float(busy) - _cpu([psutil.Process(), *psutil.Process().children(recursive=True)])
@@ -441,7 +438,7 @@ def _command(name: str) -> str:
 
 
 def _wrong(kept: int, events: int, statuses: Counter[str], calls: Counter[str]) -> str:
-    """Tell what is not as it should be: one final status an event, one call a sink."""
+    """Return what is wrong: an event has one final status and one call per sink."""
     if statuses != {"completed": kept + events}:
         return f"{kept} and {events} events, but statuses {dict(statuses)}"
     if any(calls[sink] != events for sink in SINKS):
@@ -449,12 +446,12 @@ def _wrong(kept: int, events: int, statuses: Counter[str], calls: Counter[str]) 
     return ""
 
 
-def ours(
+def start_project(
     bench: Bench,
     database: int = 0,
     sinks: str = "fast",
     *,
-    name: str = "ours",
+    name: str = "project",
     workers: int = 1,
     cores: int = CORES,
 ) -> System:
@@ -470,19 +467,19 @@ def ours(
             process.pin(cores)
             processes.append(process)
     for process in processes:
-        process.wait(_says(process, " ready."))
-    return System(name, bench, "benchmarks.ours", env, name, processes)
+        process.wait(_has_logged(process, " ready."))
+    return System(THIS_PROJECT, bench, "benchmarks.project", env, name, processes)
 
 
 class Peer(NamedTuple):
-    """How to start a peer, and which line says that it is ready."""
+    """How to start a peer, and the log line that shows that it is ready."""
 
     module: str
     command: tuple[str, ...]
     ready: str
 
 
-#: Each with two processes, and its defaults otherwise.
+#: Each with two processes, and otherwise with its defaults.
 PEERS = {
     "naive chord": Peer(
         "naive_chord",
@@ -507,16 +504,16 @@ PEERS = {
 }
 
 
-def peer(bench: Bench, name: str, database: int, sinks: str = "fast") -> System:
+def start_peer(bench: Bench, name: str, database: int, sinks: str = "fast") -> System:
     """Start a peer's workers."""
     module, command, ready = PEERS[name]
     bench.make_table(module)
     env = environment(**bench.settings(database, module, sinks))
     process = bench.start(module, [sys.executable, "-m", *command], env)
     process.pin(CORES)
-    process.wait(_says(process, ready))
+    process.wait(_has_logged(process, ready))
     return System(name, bench, f"benchmarks.peers.{module}", env, module, [process])
 
 
-def _says(process: Process, text: str) -> Callable[[], bool]:
+def _has_logged(process: Process, text: str) -> Callable[[], bool]:
     return lambda: text in process.log.read_text()

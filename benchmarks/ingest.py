@@ -1,8 +1,8 @@
-"""What ingest takes: requests a second at 64 connections, and latency at 300 new ones a second.
+"""What ingest accepts: requests a second at 64 connections, and latency at 300 new ones a second.
 
-Beside a WSGI callable that does nothing and one that calls apply_async, under the same gunicorn.
-The servers take turns; while one is measured, the others are stopped. Each request has a
-connection of its own, as EventBridge's do. At 300 a second our workers are busy with a backlog.
+Compared with a WSGI application that does nothing and one that calls apply_async, under the same
+gunicorn. While one server is measured, the others are stopped. Each request opens a connection, as
+EventBridge does. During the 300 a second the workers process a backlog.
 """
 
 import argparse
@@ -13,23 +13,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.harness import Bench, Process, listens, ours
+from benchmarks.harness import THIS_PROJECT, Bench, Process, listens, start_project
 from benchmarks.throughput import spread
+from embedded.backing_services import free_port
 from tests.support.envelopes import envelope
-from tests.support.nodes import ROOT, free_port, python
+from tests.support.nodes import ROOT, python
 from tests.support.system import API_KEY, environment
 
 COMMANDS = {
-    "ours": ("ingest",),
+    THIS_PROJECT: ("ingest",),
     "apply_async": ("benchmarks.peers.wsgi", "apply_async"),
     "noop": ("benchmarks.peers.wsgi", "noop"),
 }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command line may say."""
-    parser.add_argument("--rounds", type=int, default=5, help="of each server")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a round")
+    """Add the options of this benchmark."""
+    parser.add_argument("--rounds", type=int, default=5, help="per server")
+    parser.add_argument("--seconds", type=float, default=5.0, help="per round")
     parser.add_argument("--connections", type=int, default=64, help="at once")
     parser.add_argument("--rate", type=float, default=300.0, help="new connections a second")
     parser.add_argument("--backlog", type=int, default=2000, help="events for the workers")
@@ -54,19 +55,20 @@ def run(options: argparse.Namespace) -> None:
     with Bench() as bench:
         servers = {name: _start(bench, name, n + 1) for n, name in enumerate(COMMANDS)}
         for server in servers.values():
-            _load(server, "--connections", options.connections, 1)  # everything is warm
+            _load(server, "--connections", options.connections, 1)  # warm-up
             server.process.pause()
         found = _rates(bench, servers, options)
         print(
-            f"\n| at {options.connections} connections | requests/s | ours is faster by | CPU ms |"
+            f"\n| at {options.connections} connections | requests/s "
+            f"| {THIS_PROJECT} is faster by | CPU ms |"
         )
         print("|---|---|---|---|")
         for name, loads in found.items():
-            pairs = zip(found["ours"], loads, strict=True)
+            pairs = zip(found[THIS_PROJECT], loads, strict=True)
             ratios = spread([us.rate / it.rate for us, it in pairs], ".2f")
             cpu = spread([load.cpu for load in loads], ".2f")
             print(f"| {name} | {spread([load.rate for load in loads], '.0f')} | {ratios} | {cpu} |")
-        system = ours(bench)
+        system = start_project(bench)
         system.feed([envelope() for _ in range(options.backlog)])
         print(f"\n| at {options.rate:g} new a second, workers busy | p50, ms | p99, ms |")
         print("|---|---|---|")
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _start(bench: Bench, name: str, database: int) -> Server:
     port = free_port()
-    settings = bench.settings(0 if name == "ours" else database, "ingest")
+    settings = bench.settings(0 if name == THIS_PROJECT else database, "ingest")
     env = environment(**settings, INGEST_API_KEYS=API_KEY, INGEST_PORT=str(port))
     process = bench.start(f"ingest-{name}", python(*COMMANDS[name]), env)
     process.wait(lambda: listens(port))
@@ -97,7 +99,7 @@ def _rates(
             cpu = (server.process.cpu() - cpu) / taken * 1000
             server.process.pause()
             found[name].append(_Load(taken / options.seconds, cpu))
-            bench.redis.flushall()  # or the backlog would come to its limit
+            bench.redis.flushall()  # or the backlog would reach its limit
     return found
 
 
@@ -114,12 +116,12 @@ def _latencies(
 
 
 def _load(server: Server, how: str, much: float, seconds: float) -> list[float]:
-    """Return the latencies of the requests, all of which must be accepted."""
+    """Send requests, all of which must be accepted; return their latencies."""
     words = ("benchmarks.client", str(server.port), str(seconds), how, f"{much:g}")
-    told = subprocess.run(
+    client = subprocess.run(
         python(*words), cwd=ROOT, env=environment(), capture_output=True, check=True
     )
-    latencies: Mapping[str, list[float]] = json.loads(told.stdout)
+    latencies: Mapping[str, list[float]] = json.loads(client.stdout)
     if set(latencies) != {"202"}:
         counts = {status: len(values) for status, values in latencies.items()}
         sys.exit(f"{server.process.name} answered {counts}")

@@ -1,7 +1,7 @@
-"""What a second machine adds, in containers: its workers meet the first at Redis and the table.
+"""What a second machine adds, in containers: its workers share Redis and the table with the first.
 
-The CRM answers slowly, so that what limits is how many deliveries wait for it at once, not the
-cores that both share here. A machine has one worker of four processes for it. Needs Docker.
+The CRM answers slowly, so that the limit is the number of concurrent deliveries, not the cores,
+which both share here. Each machine has one worker of four processes for the CRM. Needs Docker.
 """
 
 import argparse
@@ -17,28 +17,28 @@ from tests.support.envelopes import envelope
 from tests.support.waiting import eventually
 
 #: Seconds that the CRM takes to answer.
-SLOW = 0.5
+CRM_SECONDS = 0.5
 
 #: Seconds that a round may take.
-PATIENCE = 120.0
+ROUND_TIMEOUT = 120.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command line may say."""
-    parser.add_argument("--events", type=int, default=120, help="of a round")
-    parser.add_argument("--rounds", type=int, default=3, help="of each kind")
+    """Add the options of this benchmark."""
+    parser.add_argument("--events", type=int, default=120, help="per round")
+    parser.add_argument("--rounds", type=int, default=3, help="per kind")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the rounds, one and two machines in turn, and print what they took."""
+    """Run rounds with one and two machines alternately, and print the rates."""
     rates: dict[str, list[float]] = {"one machine": [], "two machines": []}
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
         Project(Path(folder), {}) as project,
         ContainerSystem(project) as system,
     ):
-        system.sinks.behave("crm", "slow", seconds=SLOW)
-        _round(system, 20)  # everything is warm
+        system.sinks.behave("crm", "slow", seconds=CRM_SECONDS)
+        _round(system, 20)  # warm-up
         for number in range(options.rounds):
             rates["one machine"].append(_round(system, options.events))
             with Machine(project, f"there{number}") as there:
@@ -51,10 +51,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _round(system: ContainerSystem, events: int) -> float:
-    """Send so many events at once; return how many a second the CRM got."""
+    """Send this number of events at once; return how many a second the CRM received."""
     batch = [envelope() for _ in range(events)]
     keys = {f"{event['id']}:crm" for event in batch}
     begun = time.monotonic()
     assert system.ingest.post(batch).status == 202
-    eventually(lambda: keys <= {r.key for r in system.sinks.received("crm")}, PATIENCE)
+    eventually(lambda: keys <= {r.key for r in system.sinks.received("crm")}, ROUND_TIMEOUT)
     return events / (time.monotonic() - begun)

@@ -1,11 +1,14 @@
 """The whole system on one machine, on loopback: ``python -m embedded``.
 
-In the order of a run: ``stack`` (what runs here, with which settings), ``supervisor`` and
-``sessions`` (start it, keep it up, stop it), ``infrastructure`` (the table and the rule, from
-``deploy/``), ``sinks`` and ``cxone`` (stand-ins for the downstream services and for CXone, over
-``web``), ``samples`` (events, and what should become of them), ``account`` (what a person is told
-meanwhile).
+- ``stack``: which processes run, with which settings
+- ``supervisor``, ``process_groups``: start the processes, keep them up, stop them
+- ``backing_services``: how Redis and the AWS emulator are started
+- ``infrastructure``: the table and the rule, from ``deploy/``
+- ``stubs``: stand-ins for the downstream services and for CXone
+- ``demo``: sample events, and the check of what became of each
+- ``console``: output to the terminal
+- ``credentials``: secrets for a system in containers
 
-All data is in one folder and outlives a stop. Redis has every write on the disk at once; the AWS
-emulator writes its state when it is stopped, so killing it loses the claims made since its start.
+All data is in one folder and survives a stop. Redis writes every command to disk at once; the AWS
+emulator saves its state when it is stopped, so killing it loses the claims made since its start.
 """

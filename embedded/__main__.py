@@ -7,10 +7,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from embedded.account import Account
+from embedded.console import Console
+from embedded.demo.runner import demonstrate
+from embedded.demo.samples import envelope, make_sample
 from embedded.infrastructure import ProvisionError
-from embedded.samples import demonstrate, envelope, make_sample
-from embedded.sessions import InUseError, sole_owner
+from embedded.process_groups import InUseError, sole_owner
 from embedded.stack import ROOT, Plan, plan, provision, stages, write_private
 from embedded.supervisor import StopRequested, Supervisor, SupervisorError
 from tasks.events import EventType
@@ -18,15 +19,15 @@ from tasks.settings import Role, load_or_exit, settings
 
 
 def main() -> int:
-    """Run as the command line says; return the exit code."""
+    """Parse the command line, run, and return the exit code."""
     arguments = _arguments()
-    account = Account(verbose=arguments.verbose)
+    console = Console(verbose=arguments.verbose)
     data = arguments.data.resolve()
     try:
         with sole_owner(data):
-            return _run(arguments, data, account)
+            return _run(arguments, data, console)
     except InUseError as error:
-        account.failure(str(error))
+        console.failure(str(error))
         return 1
 
 
@@ -34,20 +35,31 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m embedded",
         description="Runs the whole system on this machine, on loopback: Redis, an AWS emulator, "
-        "ingest, workers, beat, Flower and sample sinks. Settings in the environment win.",
+        "ingest, workers, beat, Flower and sample sinks. Settings in the environment take "
+        "precedence.",
     )
     parser.add_argument(
         "--once", action="store_true", help="check the sample events, stop, and exit 0 or 1"
     )
     parser.add_argument(
-        "--data", type=Path, default=Path(".embedded"), metavar="DIR", help="where all data is kept"
+        "--data",
+        type=Path,
+        default=Path(".embedded"),
+        metavar="DIR",
+        help="folder for all data (default: .embedded)",
     )
     parser.add_argument("--no-samples", action="store_true", help="send no sample events")
-    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--verbose", action="store_true", help="show all that the processes log")
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="for the queues events, settle, sweep (default: 1)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show all output of the processes")
     arguments = parser.parse_args()
     if arguments.once and arguments.no_samples:
-        parser.error("--once is for the samples; with --no-samples there is nothing to do")
+        parser.error("--once checks the samples: it cannot be combined with --no-samples")
     return arguments
 
 
@@ -57,63 +69,67 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _run(arguments: argparse.Namespace, data: Path, account: Account) -> int:
+def _run(arguments: argparse.Namespace, data: Path, console: Console) -> int:
     ready = data / "ready"
     ready.unlink(missing_ok=True)
-    supervisor = Supervisor(data, ROOT, account)
+    supervisor = Supervisor(data, ROOT, console)
     supervisor.end_leftovers()
     layout = plan(data, os.environ)
-    # One environment for all: our own look into the table needs it, too.
+    # One environment for all processes; the demonstration reads it in this one.
     os.environ.clear()
     os.environ.update(layout.environment)
     for role in Role:
         load_or_exit(role)
     write_private(data / "env", layout.to_source())
     try:
-        _start(supervisor, layout, arguments.workers, account)
+        _start(supervisor, layout, arguments.workers, console)
         ready.touch()
         if arguments.once:
-            return demonstrate(layout, supervisor.watch, account)
-        _tell_where(layout, account)
+            return demonstrate(layout, supervisor.watch, console)
+        _show_urls(layout, console)
         if not arguments.no_samples:
-            demonstrate(layout, supervisor.watch, account)
-        _tell_how(layout, account)
+            demonstrate(layout, supervisor.watch, console)
+        _show_next_steps(layout, console)
         supervisor.watch(until=lambda: False)
     except StopRequested:
-        return 130 if arguments.once else 0  # a demonstration that was broken off shows nothing
+        return 130 if arguments.once else 0  # an interrupted demonstration shows nothing
     except SupervisorError as error:
-        account.failure(str(error), error.lines)
+        console.failure(str(error), error.lines)
         return 1
     except ProvisionError as error:
-        account.failure(str(error))
+        console.failure(str(error))
         return 1
     finally:
         ready.unlink(missing_ok=True)
-        account.heading("Stopping")
+        console.heading("Stopping")
         supervisor.stop()
     return 0
 
 
-def _start(supervisor: Supervisor, layout: Plan, workers: int, account: Account) -> None:
-    account.heading(f"Starting, with data and logs in {layout.data}")
+def _start(supervisor: Supervisor, layout: Plan, workers: int, console: Console) -> None:
+    console.heading(f"Starting; data and logs are in {layout.data}")
     if not layout.own_emulator:
         provision(layout)
     for stage in stages(layout, workers):
         supervisor.start(stage)
 
 
-def _tell_where(layout: Plan, account: Account) -> None:
+def _show_urls(layout: Plan, console: Console) -> None:
     user, _, password = (settings().flower_basic_auth or "").partition(":")
-    account.heading("Ready")
-    account.say(f"  {'Flower':<18} {layout.flower_url}   user {user}, password {password}")
-    account.say(f"  {'ingest':<18} {layout.ingest_url}/events   x-api-key {layout.api_key}")
+    rows = {
+        "dashboard": (f"{layout.flower_url}/overview", f"user {user}, password {password}"),
+        "ingest": (f"{layout.ingest_url}/events", f"x-api-key {layout.api_key}"),
+    }
     for sink in layout.own_sinks:
-        account.say(f"  {sink:<18} {layout.endpoint(sink)}/received")
+        rows[sink] = (f"{layout.endpoint(sink)}/received", "what this sink received")
     if layout.own_cxone:
-        account.say(f"  {'cxone':<18} {layout.cxone_url}/contacts/asked")
+        rows["cxone"] = (f"{layout.cxone_url}/contacts/asked", "requests for contexts")
+    console.heading("Ready")
+    for name, (url, note) in rows.items():
+        console.write(f"  {name:<18} {url}   {note}")
 
 
-def _tell_how(layout: Plan, account: Account) -> None:
+def _show_next_steps(layout: Plan, console: Console) -> None:
     sample = make_sample(EventType.CREATED, "voice", layout.environment["CURRENT_ENVIRONMENT"])
     event = envelope(sample, layout.environment["EVENT_SOURCE"])
     command = [
@@ -122,11 +138,12 @@ def _tell_how(layout: Plan, account: Account) -> None:
         *("-d", json.dumps(event)),
     ]
     source = shlex.quote(str(layout.data / "env"))
-    account.heading("Send an event of your own")
-    account.say(f"  {shlex.join(command)}")
-    account.say(f"  . {source} && celery -A tasks claims show {event['id']}")
-    account.say(f"  {layout.flower_url}/tasks, and search for {event['id']}")
-    account.say("\nRunning. Ctrl-C stops it all.")
+    console.heading("Send an event of your own")
+    console.write(f"  {shlex.join(command)}")
+    console.heading("See what became of it")
+    console.write(f"  {layout.flower_url}/event/{event['id']}")
+    console.write(f"  . {source} && celery -A tasks claims show {event['id']}")
+    console.write("\nRunning. Press Ctrl-C to stop.")
 
 
 if __name__ == "__main__":

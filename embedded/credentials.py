@@ -1,6 +1,6 @@
-"""Make the secrets of a system in containers: ``python -m embedded.credentials FOLDER``.
+"""``python -m embedded.credentials FOLDER``: generate the secrets of a system in containers.
 
-A file each, as ``<NAME>_FILE`` names them, and Redis's configuration. What is there stays.
+One file per secret, as ``<NAME>_FILE`` names it, and Redis's configuration. Existing files stay.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from embedded.stack import new_credentials
 
 
 def make(folder: Path) -> None:
-    """Write the files that are not there yet."""
+    """Write the files that do not exist yet."""
     password = _keep(folder / "redis_password", secrets.token_urlsafe(24))
     _keep(folder / "redis.conf", f"requirepass {password}")
     _keep(folder / "redis_url", f"redis://:{password}@redis:6379/0")
@@ -20,7 +20,7 @@ def make(folder: Path) -> None:
 
 
 def _keep(path: Path, text: str) -> str:
-    """Write a file, unless it is there; return what it says."""
+    """Write a file unless it exists; return its text."""
     if not path.exists():
         draft = path.with_suffix(".new")
         draft.write_text(f"{text}\n")
@@ -29,7 +29,7 @@ def _keep(path: Path, text: str) -> str:
 
 
 def main() -> None:
-    """Make the secrets of the folder that the command line names."""
+    """Generate the secrets in the folder that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m embedded.credentials", description=__doc__)
     parser.add_argument("folder", type=Path)
     make(parser.parse_args().folder)

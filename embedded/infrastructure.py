@@ -1,10 +1,8 @@
-"""The table and the way from the bus to ingest, in an emulator, as ``deploy/`` describes them.
+"""Creates the table and the rule of ``deploy/`` in an AWS emulator.
 
-``python -m embedded.infrastructure`` does it for a system that docker-compose.yml runs.
-
-``storage.yaml`` is deployed as it stands. The emulator's CloudFormation refuses connections and
-API destinations, so of ``eventbridge.yaml`` we read the properties of those and of the rule, and
-apply them by API calls.
+``storage.yaml`` is deployed as it is. The emulator's CloudFormation does not know connections and
+API destinations (docs/facts.md, T4), so those of ``eventbridge.yaml`` and its rule are applied by
+API calls. ``python -m embedded.infrastructure`` does it for a system that docker-compose.yml runs.
 """
 
 import argparse
@@ -35,14 +33,14 @@ Properties = dict[str, Any]
 
 
 class ProvisionError(Exception):
-    """Raised when the AWS endpoint did not take what ``deploy/`` describes."""
+    """Raised when the AWS endpoint rejects what ``deploy/`` describes."""
 
 
 def provision(settings: Mapping[str, str], *, ingest_url: str, api_key: str) -> None:
-    """Bring the table and the rule up to date; doing it again changes nothing.
+    """Create or update the table and the rule; idempotent.
 
     Raises:
-        ProvisionError: with the endpoint's own words.
+        ProvisionError: with the endpoint's error message.
     """
     session = boto3.Session(region_name=settings["AWS_REGION"])
     config = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 3})
@@ -62,7 +60,9 @@ def provision(settings: Mapping[str, str], *, ingest_url: str, api_key: str) -> 
         events = session.client("events", config=config)
         _apply_rule(events, Template(DEPLOY / "eventbridge.yaml", parameters))
     except (BotoCoreError, ClientError) as error:
-        raise ProvisionError(f"the AWS endpoint did not take deploy/: {error}") from error
+        raise ProvisionError(
+            f"the AWS endpoint rejected the templates of deploy/: {error}"
+        ) from error
 
 
 def _deploy_table(
@@ -82,10 +82,10 @@ def _deploy_table(
         if "does not exist" not in str(error):
             raise
         if _exists(dynamodb, table):
-            return  # made by other means, on an endpoint that is not ours alone
+            return  # created by other means, on an endpoint that others use too
         cloudformation.create_stack(**stack, OnFailure="DELETE")
         done = "stack_create_complete"
-    # The stubs know each waiter by its literal name alone, and this is one of two.
+    # The type stubs know each waiter by a literal name only, and this is one of two.
     waiter: Any = cloudformation.get_waiter(done)  # type: ignore[call-overload]
     waiter.wait(StackName=stack["StackName"], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
 
@@ -100,20 +100,14 @@ def _exists(dynamodb: "DynamoDBClient", table: str) -> bool:
 
 def _apply_rule(events: "EventBridgeClient", template: "Template") -> None:
     """Apply connection, API destination and rule, each after what it refers to."""
-    for name, properties in template.resources("AWS::Events::Connection"):
-        arguments: Any = {"Name": name, **properties}
-        try:
-            arn = events.create_connection(**arguments)["ConnectionArn"]
-        except events.exceptions.ResourceAlreadyExistsException:
-            arn = events.update_connection(**arguments)["ConnectionArn"]
-        template.learn(f"{name}.Arn", arn)
-    for name, properties in template.resources("AWS::Events::ApiDestination"):
-        arguments = {"Name": name, **properties}
-        try:
-            arn = events.create_api_destination(**arguments)["ApiDestinationArn"]
-        except events.exceptions.ResourceAlreadyExistsException:
-            arn = events.update_api_destination(**arguments)["ApiDestinationArn"]
-        template.learn(f"{name}.Arn", arn)
+    for kind, method in (("Connection", "connection"), ("ApiDestination", "api_destination")):
+        for name, properties in template.resources(f"AWS::Events::{kind}"):
+            arguments: Any = {"Name": name, **properties}
+            try:
+                answer = getattr(events, f"create_{method}")(**arguments)
+            except events.exceptions.ResourceAlreadyExistsException:
+                answer = getattr(events, f"update_{method}")(**arguments)
+            template.set_attribute(f"{name}.Arn", answer[f"{kind}Arn"])
     for name, properties in template.resources("AWS::Events::Rule"):
         arguments = {"Name": name, **properties}
         arguments["EventPattern"] = json.dumps(arguments["EventPattern"])
@@ -125,7 +119,7 @@ def _apply_rule(events: "EventBridgeClient", template: "Template") -> None:
 
 
 class Template:
-    """A CloudFormation template, read as far as the resources asked for need it."""
+    """A CloudFormation template whose resources can be read, with their references resolved."""
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         """Read a file; ``parameters`` are its own and the pseudo parameters (``AWS::…``)."""
@@ -141,29 +135,29 @@ class Template:
         self._references: dict[str, Any] = defaults | dict(parameters) | {"AWS::NoValue": None}
         self._attributes: dict[str, str] = {}
 
-    def learn(self, attribute: str, value: str) -> None:
-        """Note what ``!GetAtt attribute`` gives from now on."""
+    def set_attribute(self, attribute: str, value: str) -> None:
+        """Set the value of ``!GetAtt attribute``."""
         self._attributes[attribute] = value
 
     def resources(self, kind: str) -> Iterator[tuple[str, Properties]]:
-        """Give logical id and resolved properties of each resource of a type."""
+        """Yield logical id and resolved properties of each resource of a type."""
         for name, resource in self._resources.items():
             if resource["Type"] == kind:
                 yield name, self._resolve(resource["Properties"])
 
-    def _resolve(self, value: Any) -> Any:  # noqa: PLR0911 - one a case
+    def _resolve(self, value: Any) -> Any:  # noqa: PLR0911 - one per case
         match value:
             case {"Ref": name}:
                 return self._references[name]
             case {"Fn::Sub": str(text)}:
                 return re.sub(r"\$\{(.+?)\}", lambda m: str(self._references[m[1]]), text)
             case {"Fn::GetAtt": attribute}:
-                return self._attributes.get(attribute) or self._not_applied(attribute)
+                return self._attributes.get(attribute) or self._made_up_arn(attribute)
             case {"Fn::If": [condition, yes, no]}:
                 return self._resolve(yes if self._holds(self._conditions[condition]) else no)
             case dict():
                 if unknown := [key for key in value if key.startswith("Fn::")]:
-                    raise ProvisionError(f"{self._path.name}: {unknown[0]} is not understood here")
+                    raise ProvisionError(f"{self._path.name}: {unknown[0]} is not supported here")
                 resolved = {key: self._resolve(inner) for key, inner in value.items()}
                 return {key: inner for key, inner in resolved.items() if inner is not None}
             case list():
@@ -176,10 +170,10 @@ class Template:
                 return bool(self._resolve(one) == self._resolve(other))
             case {"Fn::Not": [inner]}:
                 return not self._holds(inner)
-        raise ProvisionError(f"{self._path.name}: a condition is not understood here")
+        raise ProvisionError(f"{self._path.name}: a condition is not supported here")
 
-    def _not_applied(self, attribute: str) -> str:
-        """The ARN of a role or queue that the emulator asks for and does not look at."""
+    def _made_up_arn(self, attribute: str) -> str:
+        """Return the ARN of a role or queue, which the emulator requires but does not check."""
         name = attribute.partition(".")[0]
         service = self._resources[name]["Type"].split("::")[1].lower()
         return f"arn:aws:{service}:{self._references['AWS::Region']}:000000000000:{name}"
@@ -195,7 +189,7 @@ def _long_form(loader: Loader, name: str, node: yaml.Node) -> dict[str, Any]:
         value = loader.construct_scalar(node)
     elif isinstance(node, yaml.SequenceNode):
         value = loader.construct_sequence(node, deep=True)
-    else:  # a mapping: there are no other nodes, which the stubs do not say
+    else:  # a mapping: there are no other nodes, which the type stubs do not express
         value = loader.construct_mapping(node, deep=True)  # type: ignore[arg-type]
     return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
 
@@ -206,7 +200,7 @@ Loader.add_multi_constructor("!", _long_form)
 def main() -> None:
     """Provision the endpoint that the environment names."""
     parser = argparse.ArgumentParser(prog="python -m embedded.infrastructure")
-    parser.add_argument("--ingest-url", required=True, metavar="URL", help="where events go to")
+    parser.add_argument("--ingest-url", required=True, metavar="URL", help="where events are sent")
     arguments = parser.parse_args()
     settings = load_or_exit(Role.INGEST)
     assert settings.ingest_api_keys is not None  # noqa: S101 - ingest needs them

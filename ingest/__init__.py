@@ -1,1 +1,1 @@
-"""The HTTP endpoint that EventBridge API destinations call: a thin WSGI callable."""
+"""The HTTP endpoint that EventBridge API destinations call: a thin WSGI application."""

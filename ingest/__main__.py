@@ -1,8 +1,8 @@
 """``python -m ingest``: the endpoint under gunicorn.
 
-gunicorn, because it is the WSGI server that operators know: it supervises its workers, hands
-over gracefully on SIGTERM and reads chunked bodies. Threads, because a request waits for Redis
-more than it computes, and EventBridge opens a connection for every event.
+gunicorn is the WSGI server that operators know: it supervises its workers, stops gracefully on
+SIGTERM and reads chunked bodies. Threads, because a request waits for Redis more than it computes,
+and EventBridge opens a connection for every event.
 """
 
 import argparse
@@ -39,35 +39,35 @@ GUNICORN_NAMES = {
 
 
 class Server(BaseApplication):
-    """gunicorn, set up by our settings and by nothing else."""
+    """gunicorn, configured by the settings and by nothing else."""
 
     def __init__(self, settings: Settings) -> None:
-        """Make a server that is not listening yet; ``run`` serves until SIGTERM."""
+        """Create a server that is not listening yet; ``run`` serves until SIGTERM."""
         self._settings = settings
         super().__init__()
 
     def load_config(self) -> None:
-        """Tell gunicorn what to do."""
+        """Configure gunicorn."""
         options: dict[str, Any] = {
             "bind": f"{self._settings.ingest_host}:{self._settings.ingest_port}",
             "workers": self._settings.ingest_workers,
             "worker_class": "gthread",
             "threads": THREADS,
             "backlog": 1024,
-            # EventBridge opens a connection for every event; a client that is slow to send what was
-            # refused anyway is not to hold a thread.
+            # EventBridge opens a connection for every event; a client that is slow to send a body
+            # that was refused must not hold a thread.
             "keepalive": 0,
             "graceful_timeout": 10,
             "proc_name": "ingest",
             "when_ready": _limit_silence,
             "control_socket_disable": True,
-            "forwarder_headers": "",  # nobody but the request's first line says what is asked for
+            "forwarder_headers": "",  # the path is that of the request line only
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """Make the WSGI callable, once a worker process."""
+        """Create the WSGI application, once per worker process."""
         from tasks.celery import app  # noqa: PLC0415 - after the fork: no connection is shared
 
         queue = EventQueue(
@@ -119,7 +119,7 @@ def main() -> None:
     compat.verify(GUNICORN, GUNICORN_METHODS, GUNICORN_NAMES)
     logging.getLogger("gunicorn.error").addFilter(_is_not_silence)
     util.write_error = _write_error  # there is no setting for it
-    Server(settings()).run()  # read before the fork: a worker that starts later asks for no secret
+    Server(settings()).run()  # read before the fork: no worker reads secrets again
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 
 def is_known(given: str, keys: Sequence[bytes]) -> bool:
-    """Tell whether ``given`` is one of ``keys``, in a time that says nothing about either."""
-    # WSGI hands headers over as latin-1 (PEP 3333).
-    presented = given.encode("latin-1", "replace")
-    matches = [hmac.compare_digest(presented, key) for key in keys]
+    """Return whether ``given`` is one of ``keys``, in constant time."""
+    presented = given.encode("latin-1", "replace")  # as WSGI passes headers (PEP 3333)
+    matches = [hmac.compare_digest(presented, key) for key in keys]  # all, also after a match
     return any(matches)

@@ -1,25 +1,25 @@
-"""From a request's body to events."""
+"""Parses the body of a request into envelopes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn
 
 from tasks.errors import FieldError, InvalidEventError
 from tasks.events import Envelope, load_envelope
 
-#: How deep the JSON of an event may nest.
+#: How deeply the JSON of an event may nest.
 MAX_DEPTH = 32
 
-#: How many events one request may bring; an EventBridge Pipe sends at most 10,000 to others.
-MAX_RECORDS = 1_000
+#: How many events one request may contain.
+MAX_EVENTS = 1_000
 
 
 class TooManyEventsError(InvalidEventError):
-    """Raised when a request brings more than ``MAX_RECORDS`` events."""
+    """Raised when a request contains more than ``MAX_EVENTS`` events."""
 
 
 class BatchEntry(NamedTuple):
-    """One event of a request: an envelope, or what is wrong with it and the id it gave."""
+    """One event of a request: its envelope or its error; and its id, if that is a string."""
 
     envelope: Envelope | None
     identifier: str | None
@@ -27,17 +27,18 @@ class BatchEntry(NamedTuple):
 
 
 class Body(NamedTuple):
-    """What a request brought; ``batch`` if it was an array or had ``Records``."""
+    """The events of a request; ``batch`` if it was an array or ``{"Records": […]}``."""
 
-    records: list[BatchEntry]
+    entries: list[BatchEntry]
     batch: bool
 
 
 def parse(body: bytes) -> Body:
-    """Read one envelope, an array of them, or ``{"Records": […]}``.
+    """Parse one envelope, an array of them, or ``{"Records": […]}``.
 
     Raises:
-        InvalidEventError: it is none of these.
+        TooManyEventsError: it has more than ``MAX_EVENTS`` events.
+        InvalidEventError: it is not JSON in UTF-8, or ``Records`` is not an array.
     """
     document = _read_json(body)
     if isinstance(document, dict) and "Records" in document:
@@ -45,16 +46,16 @@ def parse(body: bytes) -> Body:
         if not isinstance(document, list):
             raise InvalidEventError([FieldError("Records", "Not an array.")])
     if isinstance(document, list):
-        if len(document) > MAX_RECORDS:
-            message = f"Has {len(document)} events; at most {MAX_RECORDS} a request."
+        if len(document) > MAX_EVENTS:
+            message = f"Has {len(document)} events; at most {MAX_EVENTS} a request."
             raise TooManyEventsError([FieldError("Records", message)])
-        return Body([_record(raw) for raw in document], batch=True)
-    return Body([_record(document)], batch=False)
+        return Body([_entry(raw) for raw in document], batch=True)
+    return Body([_entry(document)], batch=False)
 
 
-def _record(raw: Any) -> BatchEntry:
-    identifier = raw.get("id") if isinstance(raw, dict) else None
-    identifier = identifier if isinstance(identifier, str) else None
+def _entry(raw: Any) -> BatchEntry:
+    given = raw.get("id") if isinstance(raw, dict) else None
+    identifier = given if isinstance(given, str) else None
     try:
         if _is_deeper_than(raw, MAX_DEPTH):
             raise InvalidEventError([FieldError("event", f"Nests deeper than {MAX_DEPTH}.")])
@@ -89,8 +90,7 @@ def _is_deeper_than(value: Any, depth: int) -> bool:
     return True
 
 
-def _children(value: Any) -> Iterator[Any]:
+def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+        return value.values()
+    return value if isinstance(value, list) else ()

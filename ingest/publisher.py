@@ -1,38 +1,38 @@
-"""The broker, as ingest sees it: take these events, or say no soon.
+"""Publishes events to Redis, or fails within two seconds.
 
-EventBridge waits 5 seconds and asks again later, so an honest no within 2 is better than a late
-yes. A yes means that Redis has the message.
+EventBridge waits 5 seconds for an answer and retries a 503 (docs/facts.md, E1 and E2): an early
+error is better than a late success. Success means that Redis has the messages.
 """
 
 import time
 from collections.abc import Sequence
 from threading import Lock
-from uuid import uuid4
 
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from tasks import routing
 from tasks.events import Envelope
 from tasks.settings import ReplayPolicy
 from tasks.worker.publish import publish
 
-#: Seconds that connecting to Redis, or one call of it, may take. Two tries stay within 2 s.
+#: Seconds that connecting to Redis, or one call, may take. Two attempts stay within 2 s.
 CALL_TIMEOUT = 0.45
 
-#: Seconds that a reading of the backlog is used for.
-BACKLOG_AGE = 1.0
+#: Seconds after which the length of the backlog is read again.
+BACKLOG_TTL = 1.0
 
-#: What "the broker is away" looks like.
+#: What is raised when Redis is unavailable.
 BROKER_ERRORS = (KombuError, RedisError, OSError)
 
 
 class BrokerAwayError(Exception):
-    """Raised when Redis did not take the events in time; some of them may have got there."""
+    """Raised when Redis did not confirm the events in time; it may have some of them."""
 
 
 class BacklogError(Exception):
-    """Raised when too many events wait already."""
+    """Raised when too many events are already waiting."""
 
 
 class EventQueue:
@@ -41,7 +41,7 @@ class EventQueue:
     def __init__(
         self, app: Celery, *, max_backlog: int, threads: int, replay_policy: ReplayPolicy
     ) -> None:
-        """Bend ``app`` to the waits of ingest: it must be this process's own."""
+        """Set the timeouts of ``app``, which must be this process's own."""
         self._app = app
         self._replay_policy = replay_policy
         self._max_backlog = max_backlog
@@ -58,14 +58,11 @@ class EventQueue:
         }
 
     def put(self, envelopes: Sequence[Envelope], received_at: str) -> None:
-        """Publish ``process_event`` for each: one round trip, however many they are.
-
-        The task id is one of its own for every publication, since it becomes the holder of the
-        claim: two publications of an event must not take each other for themselves.
+        """Publish ``process_event`` for each envelope, all in one round trip.
 
         Raises:
             BacklogError: nothing was published.
-            BrokerAwayError: nothing is known to be published.
+            BrokerAwayError: it is unknown whether anything was published.
         """
         deadline = time.monotonic() + CALL_TIMEOUT
         while True:
@@ -73,7 +70,7 @@ class EventQueue:
                 self._check_backlog()
                 self._publish(envelopes, received_at)
             except BROKER_ERRORS as error:
-                # Once more at once: the pooled connection may be one to a Redis that restarted.
+                # One retry at once: Redis may have restarted and closed the pooled connection.
                 if time.monotonic() > deadline:
                     raise BrokerAwayError(type(error).__name__) from error
                 deadline = float("-inf")
@@ -81,7 +78,7 @@ class EventQueue:
                 return
 
     def ping(self) -> None:
-        """Return if Redis answers.
+        """Check that Redis answers.
 
         Raises:
             BrokerAwayError: it does not.
@@ -96,15 +93,15 @@ class EventQueue:
         signatures = []
         for envelope in envelopes:
             key = envelope.id if missing_only else envelope.replay_key
-            task_id = f"{key}.process.{uuid4().hex[:8]}"
             arguments = (key, envelope.to_json(), received_at)
-            signatures.append(self._app.signature("process_event", arguments, task_id=task_id))
+            task_id = routing.process_task_id(key)
+            signatures.append(self._app.signature(routing.PROCESS, arguments, task_id=task_id))
         publish(self._app, signatures)
 
     def _check_backlog(self) -> None:
-        """Look at the backlog once a second, not once an event."""
+        """Refuse events over the limit. The backlog is read at most once per ``BACKLOG_TTL``."""
         with self._lock:
-            stale = time.monotonic() - self._backlog_read_at > BACKLOG_AGE
+            stale = time.monotonic() - self._backlog_read_at > BACKLOG_TTL
             if stale:
                 self._backlog_read_at = time.monotonic()
         if stale:
@@ -114,4 +111,4 @@ class EventQueue:
 
     def _read_backlog(self) -> None:
         with self._app.producer_or_acquire() as producer:
-            self._backlog = producer.channel.client.llen("events")
+            self._backlog = producer.channel.client.llen(routing.EVENTS_QUEUE)

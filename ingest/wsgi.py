@@ -1,4 +1,4 @@
-"""The routes. ``POST /events`` answers 202 only once Redis has what it accepted."""
+"""The routes and status codes. ``POST /events`` answers 202 once Redis has the messages."""
 
 import json
 import logging
@@ -19,20 +19,20 @@ from tasks.observability.prometheus import CONTENT_TYPE, exposition
 from tasks.runtime import redis
 from tasks.settings import Settings
 
-#: Seconds that a client may take to send its body; EventBridge gives up after 5 in all.
-BODY_DEADLINE = 4.0
+#: Seconds that a client may take to send its body (docs/facts.md, E1).
+BODY_TIMEOUT = 4.0
 
-#: Seconds that the rest of a body that is too large is listened to.
-LINGER = 0.5
+#: Seconds that the rest of a body that is too large is read and discarded.
+DISCARD_TIMEOUT = 0.5
 
-#: Seconds after which EventBridge should come back, where we could not take its event.
+#: Seconds after which EventBridge should retry an event that could not be accepted.
 RETRY_AFTER = 5
 
 _log = logging.getLogger(__name__)
 
 
 class Response(NamedTuple):
-    """An answer: status, JSON or other body, further headers."""
+    """A response: ``body`` is sent as JSON unless it is bytes."""
 
     status: HTTPStatus
     body: dict[str, Any] | bytes
@@ -45,14 +45,14 @@ class _RefusedError(Exception):
 
     def __init__(self, status: HTTPStatus, error: str, *headers: tuple[str, str]) -> None:
         super().__init__(error)
-        self.answer = Response(status, {"error": error}, headers)
+        self.response = Response(status, {"error": error}, headers)
 
 
 class Ingest:
-    """The WSGI callable."""
+    """The WSGI application."""
 
     def __init__(self, settings: Settings, queue: EventQueue) -> None:
-        """Serve ``queue`` to who knows one of the settings' API keys."""
+        """Publish to ``queue`` what clients with an API key of the settings post."""
         self._keys = settings.ingest_api_keys or ()
         self._max_bytes = settings.ingest_max_bytes
         self._source = settings.event_source
@@ -67,23 +67,19 @@ class Ingest:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         try:
-            answer = self._answer(environ)
+            status, content, headers, content_type = self._respond(environ)
         except _RefusedError as refused:
-            answer = refused.answer
-            _log.info("refused: %d %s", answer.status, refused)
-            COUNTERS.add("refused", code=str(answer.status.value))
-        body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+            status, content, headers, content_type = refused.response
+            _log.info("refused: %d %s", status, refused)
+            COUNTERS.add("refused", code=str(status.value))
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         start_response(
-            f"{answer.status.value} {answer.status.phrase}",
-            [
-                ("Content-Type", answer.content_type),
-                ("Content-Length", str(len(body))),
-                *answer.headers,
-            ],
+            f"{status.value} {status.phrase}",
+            [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers],
         )
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
-    def _answer(self, environ: WSGIEnvironment) -> Response:
+    def _respond(self, environ: WSGIEnvironment) -> Response:
         method, handler = self._routes.get(environ.get("PATH_INFO", ""), (None, None))
         if method is None or handler is None:
             raise _RefusedError(HTTPStatus.NOT_FOUND, "no such path; events go to POST /events")
@@ -104,7 +100,7 @@ class Ingest:
 
     def _events(self, environ: WSGIEnvironment) -> Response:
         if not is_known(environ.get("HTTP_X_API_KEY", ""), self._keys):
-            # EventBridge tries 401 again, so events outlive a key's rotation (FACTS).
+            # EventBridge retries 401 (docs/facts.md, E2): no event is lost during a key rotation.
             raise _RefusedError(HTTPStatus.UNAUTHORIZED, "x-api-key: missing or unknown")
         try:
             body = parse(self._read_body(environ))
@@ -112,12 +108,12 @@ class Ingest:
             raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
         except InvalidEventError as error:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
-        if not body.batch and body.records[0].error:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(body.records[0].error))
-        return self._accept(body.records)
+        if not body.batch and body.entries[0].error:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(body.entries[0].error))
+        return self._accept(body.entries)
 
     def _read_body(self, environ: WSGIEnvironment) -> bytes:
-        """Read a body of known or unknown length, up to the largest allowed."""
+        """Read a body, with ``Content-Length`` or chunked, up to the limit."""
         too_large = _RefusedError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"body: larger than {self._max_bytes} bytes",
@@ -127,8 +123,8 @@ class Ingest:
         if length is not None and int(length) > self._max_bytes:
             raise too_large
         if length is None and not environ.get("wsgi.input_terminated"):
-            return b""  # neither a length nor chunked: there is no body
-        deadline = time.monotonic() + BODY_DEADLINE
+            return b""  # neither a length nor chunked: no body
+        deadline = time.monotonic() + BODY_TIMEOUT
         chunks: list[bytes] = []
         missing = self._max_bytes + 1 if length is None else int(length)
         try:
@@ -146,32 +142,32 @@ class Ingest:
             raise too_large
         return b"".join(chunks)
 
-    def _accept(self, records: list[BatchEntry]) -> Response:
-        """Publish what is ours; report what is not an event; count the rest as ignored."""
+    def _accept(self, entries: list[BatchEntry]) -> Response:
+        """Publish events of our source; report invalid ones; count those of other sources."""
         failures = []
-        ours = []
+        accepted = []
         ignored = 0
-        for number, record in enumerate(records):
-            if record.envelope is None:
-                _log.info("refused record %d of %d: %s", number, len(records), record.error)
-                failures.append({"itemIdentifier": record.identifier})
-            elif record.envelope.source == self._source:
-                ours.append(record.envelope)
+        for number, entry in enumerate(entries):
+            if entry.envelope is None:
+                _log.info("refused entry %d of %d: %s", number, len(entries), entry.error)
+                failures.append({"itemIdentifier": entry.identifier})
+            elif entry.envelope.source == self._source:
+                accepted.append(entry.envelope)
             else:
                 ignored += 1
-        if ours:
+        if accepted:
             try:
-                self._queue.put(ours, to_rfc3339(now()))
+                self._queue.put(accepted, to_rfc3339(now()))
             except BacklogError as error:
                 raise _unavailable(f"backlog over its limit: {error}") from error
             except BrokerAwayError as error:
                 raise _unavailable(f"broker away: {error}") from error
-        COUNTERS.add("accepted", len(ours))
+        COUNTERS.add("accepted", len(accepted))
         COUNTERS.add("ignored", ignored)
         COUNTERS.add("refused", len(failures), code="record")
         return Response(
             HTTPStatus.ACCEPTED,
-            {"accepted": len(ours), "ignored": ignored, "batchItemFailures": failures},
+            {"accepted": len(accepted), "ignored": ignored, "batchItemFailures": failures},
         )
 
 
@@ -180,16 +176,16 @@ def _metrics(_environ: WSGIEnvironment) -> Response:
 
 
 def _discard_rest(environ: WSGIEnvironment) -> None:
-    """Drop the rest of a chunked body that keeps coming, for a moment.
+    """Read the rest of a chunked body for a moment, and discard it.
 
-    A client that is still sending when the connection closes would never read the answer.
+    A client that is still sending when the connection closes would not read the response.
     """
     client = environ.get("gunicorn.socket")
     if client is None:
-        return  # another server's; it has ways of its own
-    deadline = time.monotonic() + LINGER
-    client.settimeout(LINGER)
-    with suppress(OSError):  # it stopped coming
+        return  # not under gunicorn
+    deadline = time.monotonic() + DISCARD_TIMEOUT
+    client.settimeout(DISCARD_TIMEOUT)
+    with suppress(OSError):  # no more of it arrived in time
         while environ["wsgi.input"].read(65_536) and time.monotonic() < deadline:
             pass
 

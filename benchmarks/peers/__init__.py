@@ -1,1 +1,1 @@
-"""The same work by other means, each as its users would write it, and kept small."""
+"""The same work with other tools, each written as its users would, and kept small."""

@@ -1,4 +1,4 @@
-"""One Celery task that does it all, one step after the other."""
+"""One Celery task that does all steps in sequence."""
 
 import os
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """Taskiq on a Redis stream: claim, three deliveries, settle.
 
-Taskiq has no chord. A counter in Redis tells who delivered last.
+Taskiq has no chord: the delivery that raises a counter in Redis to three sends settle.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from benchmarks.peers import work
 
 URL = os.environ["REDIS_URL"]
 
-#: No time-out: a process that was stopped for a round would take its own pause for Redis's.
+#: No timeout: it would expire while the process is suspended between rounds.
 broker = RedisStreamBroker(URL, socket_timeout=None)
 counters: Redis = Redis.from_url(URL)
 
@@ -29,7 +29,7 @@ async def process(event: work.Event) -> None:
 
 @broker.task
 async def deliver(event: work.Event, sink: str) -> None:
-    """Post an event to one sink; whoever is the last one has it settled."""
+    """Post an event to one sink; the last one sends settle."""
     await asyncio.to_thread(work.deliver, event, sink)
     if await counters.incr(f"delivered:{event['id']}") == len(work.SINKS):
         await counters.delete(f"delivered:{event['id']}")

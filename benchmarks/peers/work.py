@@ -1,4 +1,4 @@
-"""What every peer does with an event, whatever carries its tasks: the same claim and calls."""
+"""What every peer does with an event: the same claim and the same calls."""
 
 import json
 import os
@@ -11,10 +11,9 @@ SINKS = ("analytics", "crm", "compliance")
 
 Event = dict[str, Any]
 
-
 TABLE = os.environ["PROCESSING_TABLE"]
 
-#: May be shared by threads; has no connection before its first call, so by forks as well.
+#: Threads may share it; so may forks, as it connects at its first call.
 dynamodb = boto3.client("dynamodb")
 
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers.wsgi noop|apply_async``: instead of our ingest, gunicorn alike."""
+"""``python -m benchmarks.peers.wsgi noop|apply_async``: peers of ingest, under gunicorn as well."""
 
 import json
 import sys
@@ -28,10 +28,10 @@ def apply_async(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 class PeerServer(Server):
-    """gunicorn as ``python -m ingest`` sets it up, with another callable."""
+    """gunicorn as ``python -m ingest`` configures it, with another application."""
 
     def load(self) -> Any:
-        """Give the callable that the command line names."""
+        """Return the application that the command line names."""
         return {"noop": noop, "apply_async": apply_async}[sys.argv[1]]
 
 

@@ -1,6 +1,6 @@
-"""The image's HEALTHCHECK: exit 0 if the role of this container does its work.
+"""The HEALTHCHECK of the image: exits 0 if the role of this container is healthy.
 
-Light, as it runs every few seconds in every container: nothing of Celery, nothing of ours.
+It runs every few seconds in every container, so it imports neither Celery nor this project.
 """
 
 import os
@@ -9,12 +9,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-#: Seconds without a sign of life. A worker gives one every 2 s; beat, with each sweep.
-SILENCE = 30
+#: Seconds that a heartbeat may be late. A worker writes one every 2 s, beat with each sweep.
+TOLERANCE = 30
 
 
 def answers(url: str) -> bool:
-    """Tell whether GET gives 200 in time."""
+    """Return whether GET gives 200 in time."""
     try:
         with urllib.request.urlopen(url, timeout=4) as response:  # noqa: S310 - loopback
             return response.status == 200
@@ -23,16 +23,16 @@ def answers(url: str) -> bool:
 
 
 def is_alive(interval: float) -> bool:
-    """Tell whether the last sign of life is not much older than the interval between two."""
+    """Return whether the last heartbeat is not much older than the interval between two."""
     try:
         age = time.time() - Path(os.environ["HEARTBEAT_FILE"]).stat().st_mtime
     except FileNotFoundError:
         return False
-    return age < 2 * interval + SILENCE
+    return age < 2 * interval + TOLERANCE
 
 
 def main() -> bool:
-    """Check the URL of the command line, else this container by the role entrypoint.sh noted."""
+    """Check the URLs of the command line, else this container by the role in /tmp/role."""
     if urls := sys.argv[1:]:
         return all(map(answers, urls))
     match Path("/tmp/role").read_text().strip():  # noqa: S108 - a container's own

@@ -5,7 +5,7 @@ from typing import Any
 
 import requests
 
-from embedded.sinks import Received
+from embedded.stubs.sinks import Received
 from tasks.claims import Claim, Claims
 from tests.support.envelopes import Envelope
 from tests.support.system import Answer, IngestContainer, System, TaskEvents, aws

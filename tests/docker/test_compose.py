@@ -15,7 +15,7 @@ OURS = ("ingest", "worker", "worker-analytics", "worker-crm", "worker-compliance
 
 
 def test_the_samples_end_as_they_should(project: Project) -> None:
-    assert "every sample ended as it should" in project.run("run", "--rm", "demo")
+    assert "Every sample reached the expected status" in project.run("run", "--rm", "demo")
 
 
 def test_every_container_is_contained(project: Project) -> None:

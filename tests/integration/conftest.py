@@ -19,7 +19,8 @@ from pytest_celery import (
     CeleryWorkerCluster,
 )
 
-from embedded.sinks import SampleSinks
+from embedded.backing_services import find_redis_server
+from embedded.stubs.sinks import SampleSinks
 from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor
 from tests.support.envelopes import SINKS
 from tests.support.nodes import (
@@ -28,7 +29,6 @@ from tests.support.nodes import (
     EmulatorContainer,
     RedisContainer,
     Worker,
-    redis_server,
     running,
 )
 from tests.support.system import IngestContainer, System, TaskEvents
@@ -41,7 +41,7 @@ def engines() -> None:
     missing = [
         name
         for name, found in (
-            ("redis-server", redis_server()),
+            ("redis-server", find_redis_server()),
             ("ministack", find_spec("ministack")),
         )
         if not found

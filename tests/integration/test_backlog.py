@@ -1,4 +1,4 @@
-"""A big backlog of overdue claims: sweeps take it over at a pace, in pages, each claim once."""
+"""A large backlog of overdue claims: sweeps take it over at a limited rate, each claim once."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claims
 from tasks.claims.codec import due_bucket
 from tasks.claims.intake import read_event
@@ -27,7 +27,7 @@ OVERDUE = 1_000
 #: Claims that one sweep takes over, at most: one a second until the next.
 SHARE = 200
 
-#: Entries that DynamoDB is asked for at once; it would give a megabyte of them.
+#: Entries per page; DynamoDB's own limit is a megabyte.
 PAGE = 50
 
 
@@ -35,7 +35,7 @@ PAGE = 50
 def sweeping_system(
     aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
-    """A system whose worker does nothing but sweep, when it is told to."""
+    """A system whose worker only runs sweeps, when a test sends them."""
     folder = tmp_path_factory.mktemp("backlog")
     settings = {"SWEEP_RATE": "1", "SWEEP_INTERVAL_SECONDS": str(SHARE)}
     system = System(folder, aws_url=aws_url, sinks=sample_sinks, **settings)
@@ -52,7 +52,7 @@ def system(sweeping_system: System) -> System:
 
 @pytest.fixture(scope="module")
 def backlog(sweeping_system: System) -> set[str]:
-    """The keys of claims that are overdue, beside one that is not."""
+    """The keys of overdue claims; there is one more claim, which is not overdue."""
     system, event = sweeping_system, envelope()
     rules = MetadataRules.from_file(SHIPPED, "prod")
     claim, _ = read_event(rules, event["id"], event, "2026-11-20T09:30:02.000Z", holder="gone")
@@ -67,24 +67,24 @@ def backlog(sweeping_system: System) -> set[str]:
     return set(keys)
 
 
-def test_what_is_due_is_read_a_page_at_a_time(system: System, backlog: set[str]) -> None:
+def test_due_claims_are_read_page_by_page(system: System, backlog: set[str]) -> None:
     pages = 0
 
-    def ask_for_a_page(params: dict[str, Any], **_: Any) -> None:
+    def limit_page(params: dict[str, Any], **_: Any) -> None:
         nonlocal pages
         pages += 1
         params["Limit"] = PAGE
 
     with closing(system.client("dynamodb")) as dynamodb:
-        dynamodb.meta.events.register("provide-client-params.dynamodb.Query", ask_for_a_page)
+        dynamodb.meta.events.register("provide-client-params.dynamodb.Query", limit_page)
         due = Claims(dynamodb, system.table, lease=600, retention_days=30).due()
         keys = [entry.key for entry in islice(due, PAGE + 1)]
-        assert pages == 2, "no more was read than was asked for"
+        assert pages == 2, "no page was read in advance"
         keys += [entry.key for entry in due]
     assert Counter(keys) == dict.fromkeys(backlog, 1)
 
 
-def test_sweeps_take_it_over_at_a_pace_and_each_claim_once(
+def test_sweeps_take_over_at_a_rate_and_each_claim_once(
     system: System, backlog: set[str], app: Celery
 ) -> None:
     taken = sweep(system, app, "alone")
@@ -92,7 +92,7 @@ def test_sweeps_take_it_over_at_a_pace_and_each_claim_once(
     assert system.broker.client.llen("deliver.crm") == SHARE
     assert f"took over {SHARE} claims; more are overdue, for the next sweep" in system.worker.logs()
 
-    while sum(taken) < OVERDUE:  # as two beats would have it
+    while sum(taken) < OVERDUE:  # as with two beats
         taken += sweep(system, app, *(f"{len(taken)}-{beat}" for beat in range(2)))
     assert sum(taken) == OVERDUE
     assert max(taken) == SHARE
@@ -105,19 +105,19 @@ def test_sweeps_take_it_over_at_a_pace_and_each_claim_once(
 
 
 def sweep(system: System, app: Celery, *task_ids: str) -> list[int]:
-    """Let sweeps run at once; tell how many claims each of them took over, as it logged."""
+    """Run sweeps concurrently; return how many claims each took over, by its log."""
     for task_id in task_ids:
         app.send_task("sweep", task_id=task_id)
 
     def ended() -> list[int]:
-        told = re.findall(r"sweep\[(.+?)\] succeeded .*'takenOver': (\d+)", system.worker.logs())
-        return [int(number) for task_id, number in told if task_id in task_ids]
+        logged = re.findall(r"sweep\[(.+?)\] succeeded .*'takenOver': (\d+)", system.worker.logs())
+        return [int(number) for task_id, number in logged if task_id in task_ids]
 
     eventually(lambda: len(ended()) == len(task_ids), 90, "the sweeps end")
     return ended()
 
 
 def dispatched(system: System, sink: str) -> list[str]:
-    """The ids of the tasks that wait for a sink."""
+    """Return the ids of the tasks in the queue of a sink."""
     messages = map(json.loads, system.broker.client.lrange(f"deliver.{sink}", 0, -1))
     return [message["headers"]["id"] for message in messages]

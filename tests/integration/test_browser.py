@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.envelopes import SINKS, assert_chain_holds, envelope
 from tests.support.system import IngestContainer, System

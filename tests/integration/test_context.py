@@ -15,7 +15,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from embedded.cxone import TENANT, Asked, Cxone, contact
+from embedded.stubs.cxone import TENANT, Asked, Cxone, contact
 from tasks.clock import now, to_rfc3339
 from tasks.delivery import backoff
 from tasks.delivery import context as module

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import HOST, free_port
 from tests.support.system import API_KEY, IngestContainer, System

@@ -3,7 +3,7 @@
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import envelope
 from tests.support.system import IngestContainer, System, TaskEvents
 

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.system import System, TaskEvents
 from tests.support.waiting import eventually

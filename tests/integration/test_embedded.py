@@ -1,4 +1,4 @@
-"""``python -m embedded`` as a person runs it: started, hurt, killed, started again."""
+"""``python -m embedded`` as a user runs it: started, damaged, killed, started again."""
 
 import json
 import os
@@ -17,18 +17,18 @@ import boto3
 import psutil
 import pytest
 
-from embedded.cxone import Cxone
-from embedded.samples import make_sample
-from embedded.sessions import session
-from embedded.sinks import SampleSinks
+from embedded.demo.samples import make_sample
+from embedded.process_groups import session_members
 from embedded.stack import plan
+from embedded.stubs.cxone import Cxone
+from embedded.stubs.sinks import SampleSinks
 from tasks.events import EventType
 from tasks.settings import load
 from tasks.settings.model import variables
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: What a shell that is set up for another system would lead the tests to.
+#: Settings of another system that the shell of the tests may have.
 FOREIGN = {variable.name for variable in variables()} | {"AWS_PROFILE", "NO_COLOR"}
 
 
@@ -64,7 +64,7 @@ class Run:
         self.wait_for((self.data / "ready").exists)
         return self
 
-    def ends(self, seconds: float = 60) -> int:
+    def wait_ended(self, seconds: float = 60) -> int:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -72,7 +72,7 @@ class Run:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.ends()
+        return self.wait_ended()
 
     def sessions(self) -> dict[str, int]:
         """Each part's session id."""
@@ -80,7 +80,7 @@ class Run:
         return {entry["name"]: entry["pid"] for entry in recorded}
 
     def shell(self, command: str) -> str:
-        """Run a command as a person would who has sourced the run's settings."""
+        """Run a command in a shell that has sourced the run's settings."""
         return subprocess.run(
             ["sh", "-c", f". {shlex.quote(str(self.data / 'env'))} && {command}"],
             cwd=ROOT,
@@ -106,8 +106,8 @@ class Run:
         return self.shell(f'printf %s "${name}"')
 
 
-def still_there(sessions: Sequence[int]) -> list[psutil.Process]:
-    return [process for sid in sessions for process in session(sid)]
+def alive(sessions: Sequence[int]) -> list[psutil.Process]:
+    return [process for sid in sessions for process in session_members(sid)]
 
 
 @pytest.fixture
@@ -127,72 +127,73 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A running system without samples, shared by the tests that it outlives."""
+    """A running system without samples, shared by the tests that do not stop it."""
     run = Run(tmp_path_factory.mktemp("embedded") / "data", "--no-samples")
     try:
         yield run.wait_ready()
     finally:
         sessions = list(run.sessions().values())
         code = run.stop(signal.SIGINT)
-        assert (code, still_there(sessions)) == (0, [])
+        assert (code, alive(sessions)) == (0, [])
 
 
-def test_the_demonstration_passes_and_leaves_nothing_behind(start: Callable[..., Run]) -> None:
+def test_demonstration_passes_and_leaves_nothing_behind(start: Callable[..., Run]) -> None:
     run = start("data", "--once").wait_ready()
     sessions = run.sessions()
     workers = {"worker1", "deliver.analytics", "deliver.crm", "deliver.compliance"}
     servers = {"redis", "aws", "sinks", "cxone", "beat", "flower", "ingest"}
     assert sessions.keys() == servers | workers
-    assert run.ends() == 0, run.output()
-    assert still_there(list(sessions.values())) == []
+    assert run.wait_ended() == 0, run.output()
+    assert alive(list(sessions.values())) == []
     assert not (run.data / "ready").exists()
-    assert "crm (try 3)" in run.output()
-    assert 'crm got with created: {"agentId": ' in run.output()
+    assert "crm (3 attempts)" in run.output()
+    assert 'crm received the created event with {"agentId": ' in run.output()
+    assert "  ! deliver.crm " in run.output(), "its circuit breaker opened"
     assert "; crm: without context: CXone has none yet: 404 Not Found" in run.output()
-    assert "every sample ended as it should" in run.output()
+    assert "Every sample reached the expected status" in run.output()
 
 
-def test_a_cxone_that_is_set_is_used_in_place_of_ours(tmp_path: Path) -> None:
-    ours = plan(tmp_path, {"CXONE_WAIT_SECONDS": "60"})
-    assert ours.own_cxone
-    assert load(ours.environment).cxone
-    assert ours.environment["CXONE_WAIT_SECONDS"] == "60"
+def test_configured_cxone_replaces_the_stub(tmp_path: Path) -> None:
+    default = plan(tmp_path, {"CXONE_WAIT_SECONDS": "60"})
+    assert default.own_cxone
+    assert load(default.environment).cxone
+    assert default.environment["CXONE_WAIT_SECONDS"] == "60"
     with Cxone() as cxone:
-        theirs = plan(tmp_path, cxone.settings())
-        assert not theirs.own_cxone
-        assert cxone.settings().items() <= theirs.environment.items()
-        assert "CXONE_DISCOVERY_URL" not in theirs.environment
+        configured = plan(tmp_path, cxone.settings())
+        assert not configured.own_cxone
+        assert cxone.settings().items() <= configured.environment.items()
+        assert "CXONE_DISCOVERY_URL" not in configured.environment
 
 
-def test_a_broken_demonstration_fails_with_the_reason(start: Callable[..., Run]) -> None:
+def test_failed_demonstration_exits_1_with_the_reason(start: Callable[..., Run]) -> None:
     with SampleSinks() as sinks:
         sinks.behave("crm", "status", status=400)
         run = start("data", "--once", CRM_ENDPOINT=sinks.url("crm"))
-        assert run.ends() == 1
+        assert run.wait_ended() == 1
     assert "partial_failure, not completed" in run.output()
 
 
-def test_a_wrong_setting_is_named_before_anything_starts(start: Callable[..., Run]) -> None:
+def test_wrong_setting_is_named_before_anything_starts(start: Callable[..., Run]) -> None:
     run = start("data", INGEST_PORT="http")
-    assert run.ends() == 1
+    assert run.wait_ended() == 1
     assert "INGEST_PORT: not a whole number" in run.output()
     assert "Starting" not in run.output()
 
 
-def test_settings_are_private_and_everything_is_on_loopback(system: Run) -> None:
+def test_settings_are_private_and_all_ports_on_loopback(system: Run) -> None:
     assert (system.data / "env").stat().st_mode & 0o777 == 0o600
     assert system.data.stat().st_mode & 0o777 == 0o700
     addresses = {
         connection.laddr.ip
         for sid in system.sessions().values()
-        for process in session(sid)
+        for process in session_members(sid)
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
 
 
-def test_what_it_tells_a_person_to_do_works(system: Run) -> None:
+def test_printed_commands_work(system: Run) -> None:
     system.wait_for(lambda: "Ctrl-C" in system.output())
     curl = next(line for line in system.output().splitlines() if line.startswith("  curl "))
     show = next(line for line in system.output().splitlines() if " claims show " in line)
@@ -209,21 +210,21 @@ def test_what_it_tells_a_person_to_do_works(system: Run) -> None:
         assert [request["key"] for request in json.load(received)] == [f"{key}:crm"]
 
 
-def test_a_second_run_on_the_same_data_is_refused(system: Run) -> None:
+def test_second_run_on_the_same_data_is_refused(system: Run) -> None:
     second = Run(system.data, "--once")
-    assert second.ends() == 1
+    assert second.wait_ended() == 1
     assert f"in use by another run (process {system.process.pid})" in second.output()
     assert (system.data / "ready").exists()
 
 
 @pytest.mark.parametrize("part", ["worker1", "aws", "redis", "ingest"])
-def test_a_killed_child_is_started_again_and_events_get_through(system: Run, part: str) -> None:
+def test_killed_part_restarts_and_events_get_through(system: Run, part: str) -> None:
     before = system.sessions()[part]
     starts = len(re.findall(rf"✓ {part}\b", system.output()))
     os.kill(before, signal.SIGKILL)
     system.wait_for(lambda: len(re.findall(rf"✓ {part}\b", system.output())) > starts)
-    assert f"{part} died: SIGKILL; starting it again" in system.output()
-    assert still_there([before]) == []
+    assert f"{part:<18} killed by SIGKILL; restarting" in system.output()
+    assert alive([before]) == []
     assert system.sessions()[part] != before
 
     key = system.put_on_bus(make_sample(EventType.ABANDONED, "chat", "prod").detail)
@@ -231,50 +232,48 @@ def test_a_killed_child_is_started_again_and_events_get_through(system: Run, par
     system.wait_for(lambda: '"status": "completed"' in system.shell(show))
 
 
-def test_a_second_run_beside_the_first_and_what_its_crash_leaves(
+def test_run_beside_another_ends_what_its_crash_left(
     system: Run, start: Callable[..., Run]
 ) -> None:
     crashed = start("other", "--no-samples").wait_ready()
     assert system.process.poll() is None
-    ours = list(system.sessions().values())
+    others = list(system.sessions().values())
     left, key = crashed.sessions(), crashed.setting("INGEST_API_KEYS")
     assert crashed.stop(signal.SIGKILL) == -signal.SIGKILL
     os.kill(left["worker1"], signal.SIGKILL)  # what is left of it is the pool, without its leader
-    assert len(still_there(list(left.values()))) >= len(left) - 1
+    assert len(alive(list(left.values()))) >= len(left) - 1
 
     again = start("other", "--no-samples")
     again.wait_for(lambda: "that an earlier run left behind" in again.output())
     again.wait_ready()
-    assert still_there(list(left.values())) == []
-    assert len(still_there(ours)) >= len(ours), "the other run's processes are not touched"
+    assert alive(list(left.values())) == []
+    assert len(alive(others)) >= len(others), "the other run's processes are not touched"
     assert again.setting("INGEST_API_KEYS") == key
     sessions = list(again.sessions().values())
     assert again.stop() == 0
-    assert still_there(sessions) == []
+    assert alive(sessions) == []
 
 
-def test_a_second_signal_kills_at_once(start: Callable[..., Run]) -> None:
+def test_second_signal_kills_at_once(start: Callable[..., Run]) -> None:
     run = start("data", "--no-samples").wait_ready()
     sessions = run.sessions()
-    os.kill(sessions["ingest"], signal.SIGSTOP)  # it will not stop by being asked
+    os.kill(sessions["ingest"], signal.SIGSTOP)  # it does not react to SIGTERM
     run.process.send_signal(signal.SIGINT)
     run.wait_for(lambda: "Stopping" in run.output())
     begun = time.monotonic()
     assert run.stop(signal.SIGINT) == 0
     assert time.monotonic() - begun < 5
-    assert still_there(list(sessions.values())) == []
+    assert alive(list(sessions.values())) == []
 
 
-def test_a_child_that_cannot_start_fails_the_whole(
-    start: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_part_that_cannot_start_ends_the_run(start: Callable[..., Run], tmp_path: Path) -> None:
     fake = tmp_path / "bin" / "redis-server"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho no disk left for me\nexit 3\n")
     fake.chmod(0o755)
     run = start("data", PATH=f"{fake.parent}:{os.environ['PATH']}")
-    assert run.ends() == 1
-    assert "redis ended with code 3, 3 times in a row\n    no disk left for me" in run.output()
+    assert run.wait_ended() == 1
+    assert "redis exited with code 3, 3 times in a row\n    no disk left for me" in run.output()
     assert not (run.data / "ready").exists()
     recorded: list[Any] = json.loads((run.data / "processes.json").read_text())
     assert recorded == []

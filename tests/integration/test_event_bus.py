@@ -1,4 +1,4 @@
-"""From PutEvents on the bus, by rule and API destination, as ``deploy/eventbridge.yaml`` has it."""
+"""From PutEvents through rule and API destination, as ``deploy/eventbridge.yaml`` defines them."""
 
 import json
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def bus(system: System, ingest: IngestContainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The bus, with a rule that leads to ingest; and its client."""
+    """The client of a bus that has a rule to ingest."""
     for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": system.aws_url}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", HOST)
     settings = {"EVENT_SOURCE": "nice.cxone", "AWS_REGION": REGION, **system.settings}
     url = f"http://{HOST}:{ingest.port}/events"
-    for _ in range(2):  # the second time changes nothing
+    for _ in range(2):  # it is idempotent
         provision(settings, ingest_url=url, api_key=API_KEY)
     with closing(system.client("events")) as client:
         yield client
 
 
 def put(bus: Any, *events: Envelope) -> list[str]:
-    """Put events on the bus, as a producer does; the bus gives them their ids."""
+    """Put events on the bus, as a producer does; return the ids that the bus gave them."""
     entries = [
         {
             "Source": event["source"],
@@ -53,13 +53,13 @@ def test_events_on_the_bus_reach_every_sink(system: System, bus: Any) -> None:
         assert got == {sink: [f"{key}:{sink}"] for sink in SINKS}
 
 
-def test_what_others_put_on_the_bus_is_not_ours(system: System, bus: Any) -> None:
-    foreign, ours = put(bus, envelope(source="somebody.else"), envelope())
-    system.settled(ours)
+def test_events_of_another_source_are_not_delivered(system: System, bus: Any) -> None:
+    foreign, matching = put(bus, envelope(source="another.source"), envelope())
+    system.settled(matching)
     assert system.claims.get(foreign) is None
 
 
-def test_an_event_that_a_producer_puts_twice_is_two(system: System, bus: Any) -> None:
+def test_event_put_twice_counts_as_two(system: System, bus: Any) -> None:
     event = envelope()
     keys = put(bus, event, event)
     assert len(set(keys)) == 2

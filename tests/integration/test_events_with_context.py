@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing
 import pytest
 from celery import Celery
 
-from embedded.cxone import Cxone, contact
-from embedded.sinks import SampleSinks
+from embedded.stubs.cxone import Cxone, contact
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tasks.cli.output import claim_json
 from tasks.clock import from_rfc3339

@@ -1,6 +1,6 @@
-"""Ingest over real sockets: every row of INTERFACE's table, and what no client should send.
+"""Ingest over real sockets: every row of its table in docs/interface.md, and malformed requests.
 
-No worker runs here, so what ingest published lies in Redis and can be looked at.
+No worker runs here, so the messages that ingest publishes stay in Redis.
 """
 
 import base64
@@ -35,7 +35,7 @@ def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def running_ingest(
     broker: RedisContainer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[IngestContainer]:
-    """Ingest, in the middle of a key's rotation, with a small limit to bodies."""
+    """Ingest, during a key rotation, with a low limit for bodies."""
     settings = {
         "REDIS_URL": broker.url,
         "INGEST_API_KEYS": f"{API_KEY}, {SECOND_KEY}",
@@ -47,7 +47,7 @@ def running_ingest(
 
 @pytest.fixture
 def ingest(running_ingest: IngestContainer, broker: RedisContainer) -> IngestContainer:
-    """Ingest, and nothing in its queue."""
+    """Ingest, with an empty queue."""
     broker.client.delete("events")
     return running_ingest
 
@@ -93,7 +93,7 @@ def head(**headers: str) -> bytes:
 
 
 def assert_refused(answer: Answer, status: int, *words: str) -> None:
-    """It says what is wrong, as JSON, and no more."""
+    """The answer is a JSON error that names what is wrong, and nothing else."""
     assert answer.status == status
     assert answer.headers["Content-Type"] == "application/json"
     assert list(answer.json) == ["error"]
@@ -125,7 +125,7 @@ def test_a_duplicate_is_accepted_too(ingest: IngestContainer, broker: RedisConta
     event = envelope()
     assert [ingest.post(event).status for _ in range(2)] == [202, 202]
     first, second = queued(broker)
-    assert first["headers"]["id"] != second["headers"]["id"], "each may hold the claim by itself"
+    assert first["headers"]["id"] != second["headers"]["id"], "each can be the holder of the claim"
 
 
 @pytest.mark.parametrize(
@@ -203,22 +203,20 @@ def test_a_wrong_envelope_is_refused_naming_the_field(
 
 
 def nested(depth: int) -> Envelope:
-    """An envelope whose JSON nests so deep."""
+    """Return an envelope whose JSON has this depth."""
     inner: dict[str, Any] = {}
     for _ in range(depth - 3):  # the envelope, its detail and its metadata are three
         inner = {"deeper": inner}
     return envelope(metadata={"customer": inner})
 
 
-def test_deep_nesting_is_refused_and_some_is_not(
-    ingest: IngestContainer, broker: RedisContainer
-) -> None:
+def test_deep_nesting_is_refused(ingest: IngestContainer, broker: RedisContainer) -> None:
     assert ingest.post(nested(30)).status == 202
     assert_refused(ingest.post(nested(40)), 400, "event: Nests deeper than 32.")
     assert len(queued(broker)) == 1
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_unread(
+def test_content_length_over_the_limit_is_refused_unread(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:
     begun = time.monotonic()
@@ -253,7 +251,7 @@ def test_a_chunked_body_is_accepted(
     assert (answer.status, queued_keys(broker)) == (202, [event["id"]])
 
 
-def test_a_chunked_body_that_is_too_large_is_refused_before_its_end(
+def test_chunked_body_over_the_limit_is_refused_before_its_end(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:
     chunk = b"%x\r\n%b\r\n" % (4096, b"x" * 4096)
@@ -265,7 +263,7 @@ def test_a_chunked_body_that_is_too_large_is_refused_before_its_end(
     assert queued(broker) == []
 
 
-def test_a_chunked_body_larger_still_is_refused_too(
+def test_chunked_body_far_over_the_limit_is_refused(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:
     body = b"x" * (4 * MAX_BYTES)
@@ -274,7 +272,7 @@ def test_a_chunked_body_larger_still_is_refused_too(
     assert_refused(answer, 413, "body", str(MAX_BYTES))
 
 
-def test_a_body_that_does_not_arrive_is_not_waited_for(
+def test_body_that_does_not_arrive_times_out(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:
     begun = time.monotonic()
@@ -284,7 +282,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(
     assert ingest.post(envelope()).status == 202
 
 
-def test_a_body_that_breaks_off_is_refused(ingest: IngestContainer, broker: RedisContainer) -> None:
+def test_incomplete_body_is_refused(ingest: IngestContainer, broker: RedisContainer) -> None:
     body = json.dumps(envelope()).encode()
     response = talk(ingest, head(Content_Length=str(len(body))) + body[:-10], half_close=True)
     assert status_of(response) == 400
@@ -307,14 +305,14 @@ def test_a_request_that_is_not_http_is_refused(
     response = talk(ingest, head(**headers) + b"0\r\n\r\n")
     assert status_of(response) in {400, 501}
     assert b"Traceback" not in response
-    told, _, body = response.partition(b"\r\n\r\n")
-    assert f"Content-Length: {len(body)}".encode() in told
-    assert b"Content-Type: application/json" in told
+    top, _, body = response.partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in top
+    assert b"Content-Type: application/json" in top
     assert json.loads(body)["error"]
     assert queued(broker) == []
 
 
-def test_unknown_headers_do_not_disturb(ingest: IngestContainer) -> None:
+def test_unknown_headers_are_ignored(ingest: IngestContainer) -> None:
     answer = ingest.post(
         envelope(),
         Range="bytes=5-10",
@@ -328,12 +326,12 @@ def test_unknown_headers_do_not_disturb(ingest: IngestContainer) -> None:
     assert "Content-Range" not in answer.headers
 
 
-def test_no_header_changes_which_path_is_asked_for(ingest: IngestContainer) -> None:
+def test_no_header_changes_the_path(ingest: IngestContainer) -> None:
     request = head(Content_Length="2").replace(b"\r\n\r\n", b"\r\nSCRIPT_NAME: /x\r\n\r\n")
     assert status_of(talk(ingest, request + b"[]")) == 202
 
 
-def test_a_refused_body_is_not_taken_for_the_next_request(
+def test_refused_body_is_not_read_as_the_next_request(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:
     hidden = head(Content_Length="2") + b"{}"
@@ -346,7 +344,7 @@ def test_a_refused_body_is_not_taken_for_the_next_request(
             assert (response.status, json.load(response)) == (200, {"status": "live"})
 
 
-def test_one_connection_may_bring_many_events(
+def test_one_connection_carries_many_events(
     ingest: IngestContainer, broker: RedisContainer
 ) -> None:
     events = [envelope() for _ in range(3)]
@@ -361,10 +359,10 @@ def test_one_connection_may_bring_many_events(
 @pytest.mark.parametrize(
     "wrap", [list, lambda events: {"Records": events}], ids=["array", "Records"]
 )
-def test_of_a_batch_the_good_ones_are_taken(
+def test_valid_events_of_a_batch_are_accepted(
     ingest: IngestContainer, broker: RedisContainer, wrap: Any
 ) -> None:
-    good, foreign, another = envelope(), envelope(source="somebody.else"), envelope()
+    good, foreign, another = envelope(), envelope(source="another.source"), envelope()
     wrong_time = envelope(time="yesterday")
     batch = [good, wrong_time, foreign, envelope(id=None), "text", another, nested(40)]
     answer = ingest.post(wrap(batch))
@@ -438,7 +436,7 @@ def test_head_answers_without_a_body(ingest: IngestContainer, path: str, status:
     assert b"Content-Length" in top
 
 
-def test_it_is_live_and_ready_to_whoever_asks(ingest: IngestContainer) -> None:
+def test_health_needs_no_key(ingest: IngestContainer) -> None:
     assert ingest.request("GET", "/healthz").json == {"status": "live"}
     assert ingest.request("GET", "/readyz").json == {"status": "ready"}
     assert ingest.request("GET", "/healthz?from=a-load-balancer").status == 200
@@ -454,6 +452,6 @@ def test_a_hundred_at_once_are_all_accepted(
     assert set(queued_keys(broker)) == {event["id"] for event in events}
 
 
-def test_nothing_that_was_sent_made_it_log_a_traceback(running_ingest: IngestContainer) -> None:
+def test_no_request_made_it_log_a_traceback(running_ingest: IngestContainer) -> None:
     assert running_ingest.status == "running"
     assert "Traceback" not in running_ingest.logs()

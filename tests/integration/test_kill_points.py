@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Status
 from tasks.claims.intake import read_event
 from tasks.events import MetadataRules

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.counters import Counters, minutes, totals
 from tests.support.dashboard import FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, envelope

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim, Status
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.nodes import WorkerContainer, running

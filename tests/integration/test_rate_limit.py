@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.clock import from_rfc3339
 from tasks.delivery import rate_limit
 from tasks.settings import SinkSettings

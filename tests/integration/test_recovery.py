@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim, Delivery, Outcome, Report
 from tasks.claims.intake import read_event
 from tasks.claims.settlement import settle_claim

@@ -8,8 +8,9 @@ import pytest
 import redis
 import yaml
 
+from embedded.backing_services import find_redis_server
 from embedded.infrastructure import DEPLOY, Loader
-from tests.support.nodes import HOST, RedisServer, free_port, redis_server, running
+from tests.support.nodes import HOST, RedisServer, free_port, running
 from tests.support.waiting import eventually
 
 PASSWORD = "s3cr3t"
@@ -26,7 +27,7 @@ class TemplateRedis(RedisServer):
         self.port = free_port()
         ours = f"port {self.port}\nbind {HOST}\nEOF\n"
         script = script.removesuffix("EOF\n").replace("/data", str(data)) + ours
-        server = redis_server()
+        server = find_redis_server()
         assert server is not None, "no redis-server"
         path = f"{Path(server).parent}:{os.environ['PATH']}"  # the script calls it by its name
         environment = {**os.environ, "REDIS_PASSWORD": PASSWORD, "PATH": path}

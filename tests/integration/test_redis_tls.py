@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.certificates import Authority
 from tests.support.dashboard import FlowerContainer
 from tests.support.envelopes import SINKS, assert_chain_holds, envelope

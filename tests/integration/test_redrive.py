@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tasks.events.metadata import SHIPPED
 from tasks.sweep import longest_wait

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from dashboard.pages.bulk_redrive import Run, Runs
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.dashboard import OPERATOR, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope

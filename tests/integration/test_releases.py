@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.celery import UNKNOWN_SCHEMA_DELAY
 from tasks.claims.codec import ITEM_SCHEMA
 from tests.support.envelopes import SINKS, envelope

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from embedded.infrastructure import provision
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import HOST
 from tests.support.system import API_KEY, CREDENTIALS, REGION, System

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import Envelope, assert_chain_holds, envelope

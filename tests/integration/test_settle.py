@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from pytest_celery import CeleryTestSetup
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tasks.clock import from_rfc3339, now
 from tasks.sinks import SINKS as REGISTRY

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.sinks import Received, SampleSinks
+from embedded.stubs.sinks import Received, SampleSinks
 from tasks.claims import Claim, Delivery, Outcome, Status
 from tests.soak.__main__ import main
 from tests.soak.chaos import FAULTS, KILLS, plan

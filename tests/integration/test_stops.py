@@ -8,7 +8,7 @@ from http import HTTPStatus
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.nodes import running
 from tests.support.system import System

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.clock import from_rfc3339, now, to_rfc3339
 from tests.support.envelopes import (
     SINKS,

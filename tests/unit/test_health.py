@@ -1,4 +1,4 @@
-"""What tells the engine whether a container does its work."""
+"""The health check of the image."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ def health() -> ModuleType:
 
 @pytest.fixture
 def file(monkeypatch, tmp_path) -> Path:
-    """The file of the signs of life; there was none yet."""
+    """The heartbeat file, which does not exist yet."""
     file = tmp_path / "heartbeat"
     monkeypatch.setenv("HEARTBEAT_FILE", str(file))  # for health.py
     monkeypatch.setattr("tasks.celery.settings", lambda: SimpleNamespace(heartbeat_file=file))
@@ -34,18 +34,18 @@ def file(monkeypatch, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("interval", "age", "alive"), [(2, 0, True), (2, 33, True), (2, 35, False), (300, 600, True)]
 )
-def test_who_gave_no_sign_of_life_for_long_is_dead(health, file, interval, age, alive):
+def test_old_heartbeat_is_unhealthy(health, file, interval, age, alive):
     file.touch()
     os.utime(file, (0, time.time() - age))
     assert health.is_alive(interval) is alive
 
 
-def test_who_never_gave_a_sign_is_not_alive_yet(health, file):
+def test_missing_heartbeat_is_unhealthy(health, file):
     assert not health.is_alive(2)
 
 
 @pytest.mark.parametrize("signal", ["a worker's heartbeat", "a sweep that beat sends"])
-def test_a_sign_of_life_is_given(file, signal):
+def test_heartbeat_is_written(file, signal):
     if signal == "a worker's heartbeat":
         signals.heartbeat_sent.send(sender=None)
     else:
@@ -53,12 +53,12 @@ def test_a_sign_of_life_is_given(file, signal):
     assert file.exists()
 
 
-def test_what_else_is_published_is_no_sign_of_life(file):
+def test_other_messages_write_no_heartbeat(file):
     signals.after_task_publish.send(sender="settle")
     assert not file.exists()
 
 
-def test_without_a_file_no_sign_is_given(file, monkeypatch):
+def test_no_heartbeat_file_is_written_unless_set(file, monkeypatch):
     monkeypatch.setattr("tasks.celery.settings", lambda: SimpleNamespace(heartbeat_file=None))
     signals.heartbeat_sent.send(sender=None)
     assert not file.exists()

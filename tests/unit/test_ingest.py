@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.auth import is_known
-from ingest.body import MAX_DEPTH, MAX_RECORDS, TooManyEventsError, parse
+from ingest.body import MAX_DEPTH, MAX_EVENTS, TooManyEventsError, parse
 from ingest.publisher import BacklogError, BrokerAwayError
 from ingest.wsgi import Ingest
 from tasks.clock import from_rfc3339
@@ -23,7 +23,7 @@ def as_body(value):
     return json.dumps(value).encode()
 
 
-# ── From a body to events ─────────────────────────────────────────────────────────────────────
+# ── Parsing a body ────────────────────────────────────────────────────────────────────────────
 
 
 def test_one_envelope_is_one_event():
@@ -34,13 +34,13 @@ def test_one_envelope_is_one_event():
 
 
 @pytest.mark.parametrize("wrap", [list, lambda r: {"Records": r}], ids=["array", "Records"])
-def test_a_batch_is_as_many_events_as_it_has(wrap):
+def test_batch_has_one_entry_per_event(wrap):
     raws = [make_envelope(id="one"), {"id": "two"}, 7, make_envelope(id="three")]
-    records, batch = parse(as_body(wrap(raws)))
+    entries, batch = parse(as_body(wrap(raws)))
     assert batch
-    assert [record.identifier for record in records] == ["one", "two", None, "three"]
-    assert [record.envelope is not None for record in records] == [True, False, False, True]
-    assert [record.error is not None for record in records] == [False, True, True, False]
+    assert [entry.identifier for entry in entries] == ["one", "two", None, "three"]
+    assert [entry.envelope is not None for entry in entries] == [True, False, False, True]
+    assert [entry.error is not None for entry in entries] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("body", [b"[]", b'{"Records": []}'])
@@ -55,19 +55,19 @@ def test_records_must_be_an_array(records):
 
 
 @pytest.mark.parametrize("wrap", [list, lambda r: {"Records": r}], ids=["array", "Records"])
-def test_a_request_brings_no_more_than_so_many_events(wrap):
-    assert len(parse(as_body(wrap([{}] * MAX_RECORDS))).records) == MAX_RECORDS
+def test_request_has_a_maximum_of_events(wrap):
+    assert len(parse(as_body(wrap([{}] * MAX_EVENTS))).entries) == MAX_EVENTS
     with pytest.raises(
-        TooManyEventsError, match=f"Has {MAX_RECORDS + 1} events; at most {MAX_RECORDS}"
+        TooManyEventsError, match=f"Has {MAX_EVENTS + 1} events; at most {MAX_EVENTS}"
     ):
-        parse(as_body(wrap([{}] * (MAX_RECORDS + 1))))
+        parse(as_body(wrap([{}] * (MAX_EVENTS + 1))))
 
 
 @pytest.mark.parametrize("identifier", [None, 7, ["x"], {}, True], ids=repr)
-def test_an_id_that_is_no_text_identifies_nothing(identifier):
-    (record,), _ = parse(as_body([make_envelope(id=identifier)]))
-    assert record.identifier is None
-    assert record.error
+def test_id_that_is_no_string_is_not_an_identifier(identifier):
+    (entry,), _ = parse(as_body([make_envelope(id=identifier)]))
+    assert entry.identifier is None
+    assert entry.error
 
 
 @pytest.mark.parametrize(
@@ -91,60 +91,60 @@ def test_an_id_that_is_no_text_identifies_nothing(identifier):
         ),
     ],
 )
-def test_what_is_no_json_in_utf_8_is_told(body, error):
+def test_body_that_is_not_json_in_utf_8_is_refused(body, error):
     with pytest.raises(InvalidEventError) as raised:
         parse(body)
     assert str(raised.value).startswith(error)
 
 
 @pytest.mark.parametrize("body", [b"7", b'"x"', b"null", b"true"])
-def test_json_that_is_no_event_is_told(body):
-    (record,), batch = parse(body)
+def test_json_that_is_no_object_is_refused(body):
+    (entry,), batch = parse(body)
     assert not batch
-    assert str(record.error) == "event: Not a JSON object."
+    assert str(entry.error) == "event: Not a JSON object."
 
 
 @pytest.mark.parametrize("of", ["objects", "arrays"])
-def test_an_event_may_nest_so_deep_and_no_deeper(of):
+def test_event_nests_up_to_the_maximum_depth(of):
     def error_of(depth):
         value = "bottom"
         for _ in range(depth - 2):  # the event and its detail are two levels
             value = {"deeper": value} if of == "objects" else [value]
-        (record,), _ = parse(as_body(make_envelope(detail={"metadata": value})))
-        return record.error
+        (entry,), _ = parse(as_body(make_envelope(detail={"metadata": value})))
+        return entry.error
 
     assert error_of(MAX_DEPTH) is None
     assert str(error_of(MAX_DEPTH + 1)) == f"event: Nests deeper than {MAX_DEPTH}."
 
 
-def test_a_number_beyond_a_float_is_refused_with_its_event_alone():
+def test_number_beyond_a_float_refuses_its_event_alone():
     body = as_body([make_envelope(id="one", detail={"n": "@"}), make_envelope(id="two")])
-    one, two = parse(body.replace(b'"@"', b"1e999")).records
+    one, two = parse(body.replace(b'"@"', b"1e999")).entries
     assert str(one.error).startswith("event: ")
     assert two.envelope
 
 
 def test_large_whole_numbers_are_kept_exactly():
-    (record,), _ = parse(as_body(make_envelope(detail={"n": 10**400})))
-    assert record.envelope.detail["n"] == 10**400
+    (entry,), _ = parse(as_body(make_envelope(detail={"n": 10**400})))
+    assert entry.envelope.detail["n"] == 10**400
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_bytes_are_events_or_refused_by_name(body):
+def test_any_bytes_are_parsed_or_refused_naming_the_field(body):
     read, error = attempt(parse, body)
     if read is None:
         assert [found.field for found in error.errors] in (["body"], ["Records"])
 
 
 @given(st.lists(bent_envelopes() | json_values, max_size=4))
-def test_every_record_of_a_batch_is_an_event_or_refused_by_name(raws):
+def test_every_entry_has_an_envelope_or_an_error(raws):
     read, error = attempt(parse, as_body(raws))
     if read is None:  # NaN or an infinity somewhere
         assert [found.field for found in error.errors] == ["body"]
         return
-    assert len(read.records) == len(raws)
-    for record in read.records:
-        assert (record.envelope is None) != (record.error is None)
+    assert len(read.entries) == len(raws)
+    for entry in read.entries:
+        assert (entry.envelope is None) != (entry.error is None)
 
 
 # ── API keys ──────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +161,7 @@ def test_each_of_several_keys_is_known(given_key):
     "given_key",
     ["", "new", "new-key ", "NEW-KEY", "new-key,old-key", "new-keyx", "schlüssel", "ключ", "\x00"],
 )
-def test_nothing_else_is(given_key):
+def test_other_keys_are_unknown(given_key):
     assert not is_known(given_key, KEYS)
     assert not is_known(given_key, ())
 
@@ -170,10 +170,10 @@ def test_nothing_else_is(given_key):
 
 
 class Queue:
-    """Takes events, or raises what it is told to."""
+    """Accepts events, or raises ``error``."""
 
     def __init__(self):
-        self.taken = []
+        self.published = []
         self.puts = 0
         self.error = None
 
@@ -181,7 +181,7 @@ class Queue:
         self.ping()
         assert from_rfc3339(received_at)
         self.puts += 1
-        self.taken += envelopes
+        self.published += envelopes
 
     def ping(self):
         if self.error:
@@ -195,7 +195,7 @@ def queue():
 
 @pytest.fixture
 def call(queue):
-    """Make a request as a server would, PEP 3333 watched over; returns status, headers, JSON."""
+    """Make a request as a server would, checked for PEP 3333; returns status, headers, JSON."""
     settings = load({"INGEST_API_KEYS": "new-key,old-key", "INGEST_MAX_BYTES": "4096"}, Role.INGEST)
     app = validator(Ingest(settings, queue))
 
@@ -255,11 +255,11 @@ def accepted(count, ignored=0, failures=()):
 def test_one_event_is_accepted_once_the_queue_has_it(post, queue):
     status, _, answer = post(make_envelope())
     assert (status, answer) == (202, accepted(1))
-    assert queue.taken == [load_envelope(make_envelope())]
+    assert queue.published == [load_envelope(make_envelope())]
 
 
 @pytest.mark.parametrize("key", ["new-key", "old-key"])
-def test_both_keys_of_a_rotation_are_taken(post, key):
+def test_both_keys_of_a_rotation_are_accepted(post, key):
     assert post(make_envelope(), HTTP_X_API_KEY=key)[0] == 202
 
 
@@ -281,7 +281,7 @@ def test_a_foreign_source_is_ignored(post, queue):
 
 
 @pytest.mark.parametrize("wrap", [list, lambda r: {"Records": r}], ids=["array", "Records"])
-def test_of_a_batch_the_good_ones_are_taken_in_one_go(post, queue, wrap):
+def test_valid_events_of_a_batch_are_published_at_once(post, queue, wrap):
     raws = [
         make_envelope(id="one"),
         make_envelope(id="two", time="noon"),
@@ -290,7 +290,7 @@ def test_of_a_batch_the_good_ones_are_taken_in_one_go(post, queue, wrap):
         make_envelope(id="five"),
     ]
     assert post(wrap(raws))[::2] == (202, accepted(2, ignored=1, failures=["two", None]))
-    assert [envelope.id for envelope in queue.taken] == ["one", "five"]
+    assert [envelope.id for envelope in queue.published] == ["one", "five"]
     assert queue.puts == 1
 
 
@@ -320,14 +320,14 @@ def test_a_body_that_is_no_event_is_400_and_names_the_field(post, queue, body, f
     assert queue.puts == 0
 
 
-def test_all_that_is_wrong_with_an_envelope_is_told_at_once(post):
+def test_all_invalid_fields_are_reported_at_once(post):
     _, _, answer = post({"id": "a b", "time": "noon", "detail": 7})
     for field in ("id", "source", "detail-type", "time", "detail"):
         assert f"{field}: " in answer["error"]
 
 
 @pytest.mark.parametrize("size", [4097, 10**9, 10**30])
-def test_a_body_that_says_it_is_too_large_is_413_before_it_is_read(post, size):
+def test_content_length_over_the_limit_is_413_unread(post, size):
     class Unreadable(io.BytesIO):
         def read(self, *_):
             raise AssertionError("read")
@@ -343,19 +343,19 @@ def padded(size):
     return body + b" " * (size - len(body))
 
 
-def test_a_body_of_the_largest_size_is_taken(post):
+def test_body_of_the_maximum_size_is_accepted(post):
     assert post(padded(4096))[0] == 202
 
 
 def test_too_many_events_are_413(post, queue):
-    status, _, answer = post([1] * (MAX_RECORDS + 1))
+    status, _, answer = post([1] * (MAX_EVENTS + 1))
     assert status == 413
     assert answer["error"].startswith("Records: ")
     assert queue.puts == 0
 
 
 @pytest.mark.parametrize(("size", "status"), [(4096, 202), (4097, 413), (100_000, 413)])
-def test_a_chunked_body_is_read_up_to_the_largest_size(post, size, status):
+def test_chunked_body_is_read_up_to_the_maximum_size(post, size, status):
     body = padded(size)
     assert post(body, CONTENT_LENGTH=None, wsgi__input_terminated=True)[0] == status
 
@@ -369,7 +369,7 @@ def test_without_a_length_there_is_no_body(post):
     assert (status, answer["error"][:5]) == (400, "body:")
 
 
-def test_a_body_that_breaks_off_is_400(post):
+def test_incomplete_body_is_400(post):
     body = as_body(make_envelope())
     assert post(body[:-10], CONTENT_LENGTH=str(len(body)))[0] == 400
 
@@ -383,7 +383,7 @@ def test_a_body_that_does_not_arrive_is_408(post):
     assert (status, headers["Connection"]) == (408, "close")
 
 
-def test_a_body_that_comes_in_pieces_is_put_together(post):
+def test_body_in_several_reads_is_joined(post):
     class Trickling(io.BytesIO):
         def read(self, size=-1):
             return super().read(min(size, 7))
@@ -393,7 +393,7 @@ def test_a_body_that_comes_in_pieces_is_put_together(post):
 
 
 @pytest.mark.parametrize("error", [BrokerAwayError("TimeoutError"), BacklogError("100000 wait")])
-def test_where_the_queue_cannot_take_it_it_is_503_and_says_when_to_come_back(post, queue, error):
+def test_queue_that_fails_is_503_with_retry_after(post, queue, error):
     queue.error = error
     for body in (make_envelope(), [make_envelope(), 7]):
         status, headers, answer = post(body)
@@ -402,7 +402,7 @@ def test_where_the_queue_cannot_take_it_it_is_503_and_says_when_to_come_back(pos
         assert str(error) in answer["error"]
 
 
-def test_what_needs_no_queue_is_answered_while_it_is_away(post, queue):
+def test_request_without_events_needs_no_queue(post, queue):
     queue.error = BrokerAwayError("x")
     assert post(make_envelope(source="aws.ec2"))[0] == 202
     assert post(b"{")[0] == 400
@@ -418,7 +418,7 @@ def test_health_needs_no_key(call, queue, method):
     assert (status, int(headers["Retry-After"]) > 0) == (503, True)
 
 
-def test_health_says_what_it_found(call, queue):
+def test_health_reports_the_state(call, queue):
     assert call("GET", "/healthz")[2] == {"status": "live"}
     assert call("GET", "/readyz")[2] == {"status": "ready"}
     queue.error = BrokerAwayError("ConnectionError")
@@ -445,7 +445,7 @@ def test_anything_else_is_404(call, method, path):
         ("POST", "/readyz", "GET, HEAD"),
     ],
 )
-def test_another_method_is_405_and_says_which_are_allowed(call, method, path, allow):
+def test_another_method_is_405_with_allow(call, method, path, allow):
     status, headers, _ = call(method, path)
     assert (status, headers["Allow"]) == (405, allow)
 

@@ -1,13 +1,13 @@
-"""The sample sinks: what is not a whole request is none."""
+"""The sample sinks: an incomplete request is not recorded."""
 
 import socket
 import urllib.request
 from urllib.parse import urlsplit
 
-from embedded.sinks import SampleSinks
+from embedded.stubs.sinks import SampleSinks
 
 
-def test_a_request_that_is_cut_off_was_never_made():
+def test_incomplete_request_is_not_recorded():
     with SampleSinks() as sinks:
         url = urlsplit(sinks.url("crm"))
         with socket.create_connection((url.hostname, url.port)) as client:

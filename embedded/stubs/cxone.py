@@ -1,10 +1,10 @@
-"""A stand-in for NICE CXone: tokens, discovery and contacts, with the faults that it is told.
+"""A stand-in for NICE CXone: tokens, discovery and contacts, with faults that can be set.
 
-It is as strict as the real one: a client that it does not know gets no token, a scope that it does
-not grant neither; a token that is over, or was asked for with another scope, opens no contact.
-``PUT /PART/behaviour`` says how a part (tokens, discovery, contacts) answers from now on,
-``PUT /tokens/expired`` ends all tokens, ``GET /PART/asked`` lists who asked. The embedded system
-runs it as ``python -m embedded.cxone``; tests use ``Cxone``.
+It is as strict as CXone: it issues no token to an unknown client or for a scope that it does not
+grant, and returns no contact for a token that expired or has another scope. ``PUT
+/PART/behaviour`` sets how a part (tokens, discovery, contacts) answers from now on, ``PUT
+/tokens/expired`` revokes all tokens, ``GET /PART/asked`` lists the requests. The embedded system
+runs it as ``python -m embedded.stubs.cxone``; tests use ``Cxone``.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, unquote_plus, urlsplit
 
-from embedded.web import Behaviour, Handler, Mode, RefusedError, Response, Server
+from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server, Stub
 
-#: The scope that contacts are opened with, and what a client may ask for.
+#: The scope that contacts require, and those that a client may request.
 SCOPE = "view:interactions"
 GRANTED = frozenset({SCOPE, "view:agents"})
 
-#: The tenant that it knows.
+#: The one tenant that it has.
 TENANT = "11eb0000-aaaa-bbbb-cccc-0242ac110002"
 
 PARTS = ("tokens", "discovery", "contacts")
@@ -40,7 +40,7 @@ _log = logging.getLogger("cxone")
 
 
 def contact(interaction_id: str) -> dict[str, Any]:
-    """Return what it knows of an interaction: for the same id always the same."""
+    """Return its contact of an interaction: always the same for the same id."""
     number = int(hashlib.sha256(interaction_id.encode()).hexdigest()[:8], 16)
     return {
         "contactId": interaction_id,
@@ -60,44 +60,31 @@ def contact(interaction_id: str) -> dict[str, Any]:
 class Asked:
     """One request: for a token, the grant type; for a contact, its id; for an endpoint, the path.
 
-    ``answered`` is the status it got, None if it got none.
+    ``answered`` is the status of the answer, None if there was none.
     """
 
     what: str
     answered: int | None
 
 
-class Cxone:
+class Cxone(Stub):
     """CXone on loopback, from ``with`` to its end; port 0 takes a free one."""
 
     def __init__(
         self, port: int = 0, client: str = "client:secret", key: str = "key:secret"
     ) -> None:
-        """Bind the port. ``client`` and access ``key`` are ids and secrets, by a colon."""
+        """Bind the port. ``client`` and access ``key`` are each ``id:secret``."""
         self.client, self.key = client, key
         self.token_life: float = 3_600
         self._lock = threading.Lock()
-        self._tokens: dict[str, tuple[float, str]] = {}  # when it ends, and its scope
-        self._told = dict.fromkeys(PARTS, Behaviour())
+        self._tokens: dict[str, tuple[float, str]] = {}  # when it expires, and its scope
+        self._behaviours = dict.fromkeys(PARTS, Behaviour())
         self._asked: Mapping[str, deque[Asked]] = {part: deque(maxlen=10_000) for part in PARTS}
-        self._server = _Server(port, self)
-        self.url = self._server.url
-
-    def __enter__(self) -> "Cxone":
-        """Start to answer."""
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._server.stop()
-
-    def serve(self) -> None:
-        """Answer until shut down."""
-        self._server.serve()
+        super().__init__(_Server(port, self))
+        self.url = self.origin
 
     def settings(self) -> dict[str, str]:
-        """Return the settings of who is to ask it."""
+        """Return the settings of a client."""
         client_id, _, client_secret = self.client.partition(":")
         return {
             "CXONE_TOKEN_URL": f"{self.url}/auth/token",
@@ -107,37 +94,37 @@ class Cxone:
         }
 
     def behave(self, part: str, mode: Mode = "ok", **options: Any) -> None:
-        """Tell a part how to answer from now on (``Behaviour``)."""
-        self.tell(part, Behaviour(mode=mode, **options))
+        """Set how a part answers from now on (``Behaviour``)."""
+        self.set_behaviour(part, Behaviour(mode=mode, **options))
 
-    def tell(self, part: str, behaviour: Behaviour) -> None:
-        """Tell a part how to answer from now on."""
+    def set_behaviour(self, part: str, behaviour: Behaviour) -> None:
+        """Set how a part answers from now on."""
         with self._lock:
-            self._told[part] = behaviour
+            self._behaviours[part] = behaviour
 
     def expire(self) -> None:
-        """End all tokens."""
+        """Revoke all tokens."""
         with self._lock:
             self._tokens.clear()
 
     def asked(self, part: str) -> list[Asked]:
-        """Return who asked a part, oldest first."""
+        """Return the requests to a part, oldest first."""
         with self._lock:
             return list(self._asked[part])
 
     def next(self, part: str, request: str) -> Behaviour:
-        """Tell how a part is to answer a request."""
+        """Return how a part answers a request."""
         with self._lock:
-            behaviour, self._told[part] = self._told[part].next(request)
+            behaviour, self._behaviours[part] = self._behaviours[part].next(request)
             return behaviour
 
-    def note(self, part: str, what: str, answered: int | None) -> None:
-        """Remember a request."""
+    def record(self, part: str, what: str, answered: int | None) -> None:
+        """Record a request."""
         with self._lock:
             self._asked[part].append(Asked(what, answered))
 
     def issue(self, form: Mapping[str, str], client: str) -> Response:
-        """Answer a request for a token, as RFC 6749 says."""
+        """Answer a request for a token, as RFC 6749 defines it."""
         if client != self.client:
             return Response(HTTPStatus.UNAUTHORIZED, {"error": "invalid_client"})
         given = f"{form.get('username')}:{form.get('password')}"
@@ -162,8 +149,8 @@ class Cxone:
     def open(self, interaction_id: str, authorization: str) -> Response:
         """Answer a request for a contact."""
         with self._lock:
-            end, scope = self._tokens.get(authorization.removeprefix("Bearer "), (0.0, ""))
-        if time.monotonic() > end:
+            expiry, scope = self._tokens.get(authorization.removeprefix("Bearer "), (0.0, ""))
+        if time.monotonic() > expiry:
             return Response(HTTPStatus.UNAUTHORIZED, {"error": "token expired"})
         if SCOPE not in scope.split():
             return Response(HTTPStatus.FORBIDDEN, {"error": "insufficient scope"})
@@ -180,7 +167,7 @@ class _Handler(Handler):
     server: _Server
 
     def post(self) -> Response | None:
-        """A token is asked for."""
+        """Issue a token."""
         if self.path != "/auth/token":
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
         text = self.text()
@@ -190,23 +177,21 @@ class _Handler(Handler):
         return self._answer("tokens", form.get("grant_type", ""), text, ok)
 
     def put(self) -> Response:
-        """A part's new behaviour, or the end of all tokens."""
+        """Set the behaviour of a part, or revoke all tokens."""
         part, _, what = self.path.removeprefix("/").partition("/")
         if self.path == "/tokens/expired":
             self.text()
             self.server.cxone.expire()
         elif part in PARTS and what == "behaviour":
-            self.server.cxone.tell(part, self.behaviour())
+            self.server.cxone.set_behaviour(part, self.behaviour())
         else:
             raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
         return Response(HTTPStatus.OK, {})
 
     def get(self) -> Response | None:
-        """A contact, or an endpoint; who asked; whether we are up."""
+        """Return a contact or an endpoint, or list the requests to a part."""
         path = urlsplit(self.path).path
         part, _, what = path.removeprefix("/").partition("/")
-        if path == "/healthz":
-            return Response(HTTPStatus.OK, {"status": "live"})
         if part in PARTS and what == "asked":
             return Response(HTTPStatus.OK, [asdict(one) for one in self.server.cxone.asked(part)])
         if match := _CONTACT.fullmatch(path):
@@ -232,13 +217,13 @@ class _Handler(Handler):
     def _answer(self, part: str, what: str, request: str, ok: Response) -> Response | None:
         behaviour = self.server.cxone.next(part, request)
         answered = ok.status if behaviour.answers == HTTPStatus.OK else behaviour.answers
-        self.server.cxone.note(part, what, answered)
+        self.server.cxone.record(part, what, answered)
         _log.info("%s %s: %s", part, behaviour.mode, answered)
         return self.behave(behaviour, lambda: ok)
 
 
 def _pair(authorization: str) -> str:
-    """Read client id and secret out of Basic authentication, as RFC 6749 says."""
+    """Return client id and secret of Basic authentication, as RFC 6749 defines it."""
     try:
         coded = base64.b64decode(authorization.removeprefix("Basic ")).decode()
     except ValueError:
@@ -247,8 +232,8 @@ def _pair(authorization: str) -> str:
 
 
 def main() -> None:
-    """Serve until SIGTERM, for the client that ``CXONE_…`` names."""
-    parser = argparse.ArgumentParser(prog="python -m embedded.cxone", description=__doc__)
+    """Serve until SIGTERM, for the client in ``CXONE_CLIENT_ID`` and ``CXONE_CLIENT_SECRET``."""
+    parser = argparse.ArgumentParser(prog="python -m embedded.stubs.cxone", description=__doc__)
     parser.add_argument("--port", type=int, default=9090)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     client = f"{os.environ['CXONE_CLIENT_ID']}:{os.environ['CXONE_CLIENT_SECRET']}"

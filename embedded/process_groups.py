@@ -1,8 +1,8 @@
-"""Processes by the session they belong to: which run, which are on record, and their end.
+"""Processes by the session that they belong to: find them, list them in a file, end them.
 
-Each part of the system leads a session of its own, so whatever it starts is known by it. The
-sessions are on record while they run: after a crash of the supervisor, the next one ends what
-the record names, and nothing else.
+Each part of the system leads a session of its own, by which all processes that it starts are
+found. The sessions are listed in a file while they run: after a crash of the supervisor, the next
+one ends what the file lists, and nothing else.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
-#: The environment variable by which a process is known as one of this data folder's.
+#: The environment variable that names the data folder to which a process belongs.
 MARK = "EMBEDDED_DATA"
 
 
@@ -25,19 +25,19 @@ class InUseError(Exception):
 
 
 class _Session(NamedTuple):
-    """A session on record: its leader's pid is its id; the time tells it from a later one."""
+    """An entry of the file. The pid of the leader is the session's id; pids are used again."""
 
     name: str
     pid: int
     created: float
 
     def members(self, mark: str) -> list[psutil.Process]:
-        """Return its live processes, none if the number has gone to somebody else's session."""
-        members = session(self.pid)
+        """Return its live processes; none if its id is now that of an unrelated session."""
+        members = session_members(self.pid)
         leader = next((process for process in members if process.pid == self.pid), None)
-        if leader is None:  # a worker's pool outlived it, say, or the machine was restarted
+        if leader is None:  # it died alone, or the machine was restarted
             return [process for process in members if _is_marked(process, mark)]
-        # Two seconds: the time is counted from the boot, whose own time may be set right.
+        # Two seconds: psutil counts from the time of the boot, which a clock change moves.
         return members if abs(leader.create_time() - self.created) < 2 else []
 
 
@@ -49,25 +49,25 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
 
 
 class ProcessFile:
-    """The file of a data folder that names the sessions that run."""
+    """The file in a data folder that lists the running sessions."""
 
     def __init__(self, data: Path) -> None:
-        """Keep it in ``data``, whose name the processes bear in their environment (``MARK``)."""
+        """Keep it in ``data``, which is also the value of ``MARK`` in their environment."""
         self._path = data / "processes.json"
         self._mark = str(data)
 
     def write(self, leaders: Mapping[str, int]) -> None:
-        """Note what runs: each part's name and process id."""
+        """Replace the list: each part's name and process id."""
         sessions = []
         for name, pid in leaders.items():
-            with contextlib.suppress(psutil.NoSuchProcess):  # it died meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 sessions.append(_Session(name, pid, psutil.Process(pid).create_time())._asdict())
         draft = self._path.with_suffix(".new")
         draft.write_text(json.dumps(sessions))
         draft.replace(self._path)
 
     def end_sessions(self) -> int:
-        """End the recorded sessions that still run; return how many processes that were."""
+        """End the listed sessions that still run; return how many processes that were."""
         try:
             recorded = [_Session(**entry) for entry in json.loads(self._path.read_text())]
         except FileNotFoundError:
@@ -84,7 +84,7 @@ class ProcessFile:
         return len(found)
 
 
-def session(leader: int) -> list[psutil.Process]:
+def session_members(leader: int) -> list[psutil.Process]:
     """Return the live processes of a session."""
     members = []
     for process in psutil.process_iter():
@@ -95,8 +95,8 @@ def session(leader: int) -> list[psutil.Process]:
 
 
 def kill_session(leader: int) -> None:
-    """Kill every process of a session, also those that it starts meanwhile."""
-    while members := session(leader):
+    """Kill every process of a session, including those that it starts meanwhile."""
+    while members := session_members(leader):
         _kill(members)
 
 
@@ -113,10 +113,10 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def sole_owner(data: Path) -> Iterator[None]:
-    """Hold a data folder, made where it is not there, against a second supervisor.
+    """Lock a data folder against a second supervisor; create it if needed.
 
     Raises:
-        InUseError: another one holds it.
+        InUseError: another supervisor holds the lock.
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)  # events are personal data
     with (data / "lock").open("a+") as lock:

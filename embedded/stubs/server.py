@@ -1,4 +1,4 @@
-"""What our stand-ins have in common: JSON over HTTP on loopback, well or as they are told."""
+"""What the stand-ins share: a JSON server on loopback whose answers can be set, faults included."""
 
 import json
 import sys
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
-#: Largest body taken, in bytes.
-LARGEST_BODY = 2 * 1_048_576
+#: Largest body that is accepted, in bytes.
+MAX_BODY_BYTES = 2 * 1_048_576
 
 Mode = Literal["ok", "empty", "status", "slow", "hang", "close"]
 
@@ -20,11 +20,10 @@ class Behaviour:
     """How a service answers.
 
     ok: 200. empty: 200 without a body. status: ``status``, with ``Retry-After: retry_after`` if
-    that is given. slow: as ok, after ``seconds``. hang: no answer, and the connection is closed
-    after ``seconds``. close: the connection is closed at once.
+    that is given. slow: as ok, after ``seconds``. hang: no answer; the connection is closed after
+    ``seconds``. close: the connection is closed at once.
 
-    ``times`` is for how many requests; then it is ok again. ``match`` limits it to requests that
-    hold that text.
+    After ``times`` requests it is ok again. ``match`` limits it to requests that contain that text.
     """
 
     mode: Mode = "ok"
@@ -35,44 +34,44 @@ class Behaviour:
     match: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what no service could do."""
+        """Refuse an unknown mode and numbers out of range."""
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode: not one of {', '.join(get_args(Mode))}")
         numbers = ("status", "retry_after", "seconds", "times")
         for name, value in ((name, getattr(self, name)) for name in numbers):
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 86_400):
-                raise ValueError(f"{name}: not a number that it can be")
+                raise ValueError(f"{name}: not a number from 0 to 86400")
 
     @classmethod
     def from_json(cls, data: object) -> "Behaviour":
         """Read ``{"mode": "status", "status": 503, "retryAfter": 1, …}``.
 
         Raises:
-            ValueError, TypeError: naming the field that is wrong.
+            ValueError, TypeError: with the name of the invalid field.
         """
         if not isinstance(data, dict):
             raise TypeError("not a JSON object")
         return cls(**{"retry_after" if name == "retryAfter" else name: data[name] for name in data})
 
     def next(self, request: str) -> "tuple[Behaviour, Behaviour]":
-        """Tell how to answer a request, and how to behave from then on."""
+        """Return how to answer a request, and how to answer later ones."""
         if self.match not in request:
             return Behaviour(), self
         if self.times is None:
             return self, self
-        left = self.times - 1
-        return self, replace(self, times=left) if left > 0 else Behaviour()
+        rest = self.times - 1
+        return self, replace(self, times=rest) if rest > 0 else Behaviour()
 
     @property
     def answers(self) -> int | None:
-        """The status of its answer where it is ok otherwise; None if there is none."""
+        """The status of its answer to a valid request; None if there is no answer."""
         if self.mode in ("hang", "close"):
             return None
         return self.status if self.mode == "status" else 200
 
 
 class Response(NamedTuple):
-    """What is answered: ``body`` as JSON, None for no body."""
+    """An answer: ``body`` is sent as JSON, None as no body."""
 
     status: int
     body: Any
@@ -80,7 +79,7 @@ class Response(NamedTuple):
 
 
 class RefusedError(Exception):
-    """Raised to answer a request that we cannot make sense of."""
+    """Raised to answer an invalid request with an error."""
 
     def __init__(self, status: HTTPStatus, error: str) -> None:
         super().__init__(error)
@@ -88,7 +87,7 @@ class RefusedError(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """A server, on loopback unless it is told otherwise; port 0 takes a free one."""
+    """A server, on loopback unless ``host`` is another; port 0 takes a free one."""
 
     daemon_threads = True
     block_on_close = False
@@ -106,29 +105,51 @@ class Server(ThreadingHTTPServer):
         self.serve_forever(poll_interval=0.05)
 
     def start(self) -> None:
-        """Answer, beside whoever calls this."""
+        """Answer in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; requests that hang are let go."""
+        """Stop; requests that hang are closed."""
         self.closing.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
 
     def handle_error(self, *client: Any) -> None:
-        """Report what went wrong, unless it is that a client did not wait for its answer."""
+        """Report an error, unless the client closed the connection before its answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*client)
 
 
+class Stub:
+    """A stand-in: it answers from ``with`` to its end, or while it serves."""
+
+    def __init__(self, server: Server) -> None:
+        """Answer with ``server``."""
+        self._server = server
+        self.origin = server.url
+
+    def __enter__(self) -> Self:
+        """Start to answer."""
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; requests that hang are closed."""
+        self._server.stop()
+
+    def serve(self) -> None:
+        """Answer until shut down."""
+        self._server.serve()
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Answers a request as ``get``, ``post`` or ``put`` says: None closes the connection."""
+    """Answers with what ``get``, ``post`` or ``put`` returns; None closes the connection."""
 
     server: Server
     protocol_version = "HTTP/1.1"  # clients keep their connections
     timeout = 60  # seconds that a connection may be silent
-    wbufsize = -1  # head and body leave together
+    wbufsize = -1  # head and body are sent together
     disable_nagle_algorithm = True
 
     get: Callable[[], Response | None]
@@ -136,8 +157,9 @@ class Handler(BaseHTTPRequestHandler):
     put: Callable[[], Response | None]
 
     def do_GET(self) -> None:
-        """Answer a GET."""
-        self._reply(self.get)
+        """Answer a GET; that of the health check is the same for all."""
+        live = Response(HTTPStatus.OK, {"status": "live"})
+        self._reply((lambda: live) if self.path == "/healthz" else self.get)
 
     def do_POST(self) -> None:
         """Answer a POST."""
@@ -150,11 +172,11 @@ class Handler(BaseHTTPRequestHandler):
     def text(self) -> str:
         """Read the body."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > LARGEST_BODY:
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Content-Length")
         body = self.rfile.read(int(length))
         if len(body) < int(length):
-            raise ConnectionAbortedError("the client is gone")  # there is no request to answer
+            raise ConnectionAbortedError("the body is incomplete")  # there is no request to answer
         return body.decode("utf-8", "replace")
 
     def behaviour(self) -> Behaviour:
@@ -165,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
 
     def behave(self, behaviour: Behaviour, ok: Callable[[], Response]) -> Response | None:
-        """Answer as a behaviour says, or as ``ok`` does where it says nothing else."""
+        """Answer as a behaviour requires; where it is ok or slow, with what ``ok`` returns."""
         if behaviour.mode in ("slow", "hang"):
             self.server.closing.wait(behaviour.seconds)
         if behaviour.mode in ("hang", "close"):
@@ -173,11 +195,13 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour.mode == "status":
             after = behaviour.retry_after
             headers = {} if after is None else {"Retry-After": str(after)}
-            return Response(behaviour.status, {"error": "as I was told"}, headers)
+            return Response(behaviour.status, {"error": "simulated failure"}, headers)
         return Response(HTTPStatus.OK, None) if behaviour.mode == "empty" else ok()
 
     def _reply(self, act: Callable[[], Response | None]) -> None:
-        if self.server.closing.is_set():  # the service is gone, for connections that were kept, too
+        if (
+            self.server.closing.is_set()
+        ):  # the service is stopped, also for connections that are kept alive
             self.close_connection = True
             return
         try:
@@ -197,4 +221,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: what is worth a line has one already."""
+        """Log nothing: the stand-ins log what they received."""

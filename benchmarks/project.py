@@ -1,4 +1,4 @@
-"""How events get into this project's own queue: as ingest publishes them."""
+"""Queues events for this project, as ingest publishes them."""
 
 from collections.abc import Sequence
 from typing import Any

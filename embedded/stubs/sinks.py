@@ -1,8 +1,9 @@
-"""Stand-ins for the downstream services, which remember what they got and do as they are told.
+"""Stand-ins for the downstream services: they record requests, and their answers can be set.
 
-A service is a path: ``POST /crm`` takes an event, ``PUT /crm/behaviour`` says how from now on,
-``GET /crm/received`` lists what came (``?key=`` for one Idempotency-Key), ``GET /healthz`` answers
-200. The embedded system runs them as ``python -m embedded.sinks``; tests use ``SampleSinks``.
+``POST /crm`` accepts an event, ``PUT /crm/behaviour`` sets how later requests are answered
+(``Behaviour``), ``GET /crm/received`` lists the requests (``?key=``: with one Idempotency-Key),
+``GET /healthz`` answers 200. The embedded system runs them as ``python -m embedded.stubs.sinks``;
+tests use ``SampleSinks``.
 """
 
 import argparse
@@ -16,19 +17,19 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from embedded.web import Behaviour, Handler, Mode, RefusedError, Response, Server
+from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server, Stub
 from tasks.clock import now, to_rfc3339
 from tasks.sinks import SINKS
 
-#: Requests remembered of each service; a listener hears of them all.
-REMEMBERED = 10_000
+#: How many requests of each service are kept; a listener is called for every one.
+MAX_RECORDED = 10_000
 
 _log = logging.getLogger("sinks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One request that came. ``answered`` is the status it got, None if it got none."""
+    """One request. ``answered`` is the status of the answer, None if there was none."""
 
     key: str
     body: Any
@@ -37,7 +38,7 @@ class Received:
     answered: int | None
 
 
-#: Hears of every request that comes, and to which service.
+#: Called for every request, with the name of the service.
 Listener = Callable[[str, Received], None]
 
 
@@ -49,14 +50,14 @@ class _Service:
         self._listener = listener
         self._lock = threading.Lock()
         self._behaviour = Behaviour()
-        self._received: deque[Received] = deque(maxlen=REMEMBERED)
+        self._received: deque[Received] = deque(maxlen=MAX_RECORDED)
 
     def behave(self, behaviour: Behaviour) -> None:
         with self._lock:
             self._behaviour = behaviour
 
     def take(self, key: str, text: str, headers: Mapping[str, str]) -> Behaviour:
-        """Remember a request, and say how to answer it."""
+        """Record a request; return how to answer it."""
         with self._lock:
             behaviour, self._behaviour = self._behaviour.next(f"{key}\n{text}")
             received = Received(
@@ -82,7 +83,7 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-class SampleSinks:
+class SampleSinks(Stub):
     """The services, on loopback, from ``with`` to its end; port 0 takes a free one."""
 
     def __init__(
@@ -97,31 +98,18 @@ class SampleSinks:
         ``listener`` is called before a request is answered, for one request of a service at a time.
         """
         self._services = {name: _Service(name, listener) for name in names}
-        self._server = _Server(port, self._services, host)
-
-    def __enter__(self) -> "SampleSinks":
-        """Start to answer."""
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop; requests that hang are let go."""
-        self._server.stop()
-
-    def serve(self) -> None:
-        """Answer until shut down."""
-        self._server.serve()
+        super().__init__(_Server(port, self._services, host))
 
     def url(self, name: str) -> str:
-        """Where a service takes events."""
-        return f"{self._server.url}/{name}"
+        """Return the URL where a service accepts events."""
+        return f"{self.origin}/{name}"
 
     def behave(self, name: str, mode: Mode = "ok", **options: Any) -> None:
-        """Tell a service how to answer from now on (``Behaviour``)."""
+        """Set how a service answers from now on (``Behaviour``)."""
         self._services[name].behave(Behaviour(mode=mode, **options))
 
     def received(self, name: str, key: str | None = None) -> list[Received]:
-        """What came to a service, oldest first; only with this Idempotency-Key if it is given."""
+        """Return the requests to a service, oldest first; only those with ``key`` if given."""
         return self._services[name].received(key)
 
 
@@ -135,7 +123,7 @@ class _Handler(Handler):
     server: _Server
 
     def post(self) -> Response | None:
-        """An event for a service."""
+        """Accept an event for a service."""
         text = self.text()
         key = self.headers.get("Idempotency-Key", "")
         behaviour = self._service("").take(key, text, dict(self.headers.items()))
@@ -143,15 +131,13 @@ class _Handler(Handler):
         return self.behave(behaviour, lambda: Response(HTTPStatus.OK, {}))
 
     def put(self) -> Response:
-        """A service's new behaviour."""
+        """Set the behaviour of a service."""
         behaviour = self.behaviour()
         self._service("/behaviour").behave(behaviour)
         return Response(HTTPStatus.OK, {})
 
     def get(self) -> Response:
-        """What a service received; or whether we are up."""
-        if self.path == "/healthz":
-            return Response(HTTPStatus.OK, {"status": "live"})
+        """List the requests to a service."""
         key = parse_qs(urlsplit(self.path).query).get("key", [None])[0]
         received = self._service("/received").received(key)
         return Response(HTTPStatus.OK, [asdict(request) for request in received])
@@ -165,7 +151,7 @@ class _Handler(Handler):
 
 def main() -> None:
     """Serve until SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m embedded.sinks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m embedded.stubs.sinks", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9080)
     arguments = parser.parse_args()

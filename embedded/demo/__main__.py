@@ -1,6 +1,6 @@
-"""The sample events, for a system that runs already: ``python -m embedded.demo``.
+"""``python -m embedded.demo``: the demonstration, on a system that is already running.
 
-Where that system is, the environment says; docker-compose.yml has it so.
+The environment names that system, as docker-compose.yml sets it.
 """
 
 import argparse
@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.account import Account
-from embedded.samples import demonstrate
+from embedded.console import Console
+from embedded.demo.runner import demonstrate
 from embedded.stack import Plan
 from tasks.settings import Role, load_or_exit
 from tasks.settings.model import variables
@@ -19,19 +19,17 @@ from tasks.sinks import SINKS
 
 
 def main() -> int:
-    """Send the events, and return 0 if each ended as it should."""
+    """Send the events; return 0 if each reached the expected status, else 1."""
     parser = argparse.ArgumentParser(prog="python -m embedded.demo")
     parser.add_argument("--sinks", required=True, metavar="URL", help="where the sample sinks are")
-    return demonstrate(_plan(parser.parse_args().sinks), _wait, Account())
+    arguments = parser.parse_args()
+    load_or_exit(Role.INGEST)
+    return demonstrate(_plan(arguments.sinks), _wait, Console())
 
 
 def _plan(sinks: str) -> Plan:
-    settings = load_or_exit(Role.INGEST)
-    environment = {
-        **{variable.name: variable.default for variable in variables() if variable.default},
-        **os.environ,
-        "INGEST_API_KEYS": b",".join(settings.ingest_api_keys or ()).decode(),
-    }
+    defaults = {variable.name: variable.default for variable in variables() if variable.default}
+    environment = {**defaults, **os.environ}
     return Plan(
         data=Path(),
         environment=environment,
@@ -49,7 +47,7 @@ def _plan(sinks: str) -> Plan:
 def _wait(until: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not (done := until()) and time.monotonic() < deadline:
-        time.sleep(0.1)  # between two looks
+        time.sleep(0.1)  # between two checks
     return done
 
 

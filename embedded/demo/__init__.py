@@ -1,0 +1,1 @@
+"""The demonstration: sample events (``samples``), sent (``runner``) and checked (``check``)."""
