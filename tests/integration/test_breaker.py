@@ -20,7 +20,7 @@ from tasks.delivery.circuit_breaker import Breaker, BreakerStatus, State
 from tasks.errors import DeliveryError, ParkedError, TransientDeliveryError
 from tasks.sinks import Policy
 from tests.support.nodes import RedisContainer, free_port
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import TIMEOUT, eventually
 
 FAILURES = 3
 
@@ -87,14 +87,14 @@ def under_way(breaker: Breaker, task_id: str, error: DeliveryError | None = None
     def deliver() -> None:
         with suppress(DeliveryError), breaker.guard(task_id):
             begun.set()
-            over.wait(PATIENCE)
+            over.wait(TIMEOUT)
             if error:
                 raise error
 
     thread = Thread(target=deliver)
     thread.start()
     try:
-        assert begun.wait(PATIENCE), "it was not let through"
+        assert begun.wait(TIMEOUT), "it was not let through"
         yield
     finally:
         over.set()
@@ -117,7 +117,7 @@ def test_so_many_failures_in_a_row_open_it(breaker: Breaker) -> None:
     fail(breaker, 1)
     look = breaker.status()
     assert (look.state, look.failures, look.opened) == (State.OPEN, 0, 1)
-    assert LONG - PATIENCE < look.probe_in <= LONG
+    assert LONG - TIMEOUT < look.probe_in <= LONG
 
 
 @pytest.mark.parametrize("error", [None, BUSY, REFUSED], ids=["delivered", "429", "422"])
@@ -151,7 +151,7 @@ def test_a_probe_that_succeeds_closes_it(redis: RedisContainer) -> None:
     look = breaker.status()
     assert (look.state, look.failures, look.opened) == (State.CLOSED, 0, 1)
     assert look.closed_for is not None
-    assert 0 <= look.closed_for < PATIENCE
+    assert 0 <= look.closed_for < TIMEOUT
     assert call(breaker, "another")
     assert told == ["closed"]
 
@@ -172,7 +172,7 @@ def test_a_probe_that_fails_leaves_it_open_for_as_long_again(
     assert call(breaker, "probe", SICK)
     look = breaker.status()
     assert (look.state, look.opened) == (State.OPEN, 1)
-    assert look.probe_in > LONG - PATIENCE
+    assert look.probe_in > LONG - TIMEOUT
     assert not call(breaker, "another")
     its_time_is_over(redis)
     assert call(breaker, "another")
@@ -219,9 +219,9 @@ def test_of_many_threads_one_is_the_probe(redis: RedisContainer) -> None:
         barrier.wait()
         with suppress(ParkedError), breaker.guard(f"task-{number}"):
             called = True
-            told.wait(PATIENCE)  # nobody is late for the probe
+            told.wait(TIMEOUT)  # nobody is late for the probe
             return called
-        told.wait(PATIENCE)
+        told.wait(TIMEOUT)
         return called
 
     with ThreadPoolExecutor(rivals) as pool:

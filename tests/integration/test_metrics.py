@@ -1,4 +1,4 @@
-"""Counters: of all processes together, and kept where Redis is away."""
+"""Metrics: counted over all processes, and kept while Redis is away."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,16 @@ from tests.support.system import System
 from tests.support.waiting import eventually
 
 
-def test_what_several_count_is_added_up(engines: None, tmp_path: Path) -> None:
+def test_counts_of_all_processes_are_added_up(engines: None, tmp_path: Path) -> None:
     with running(RedisContainer(tmp_path)) as redis:
         for _ in range(2):
             counters = Counters()
-            counters.connect(lambda: redis.client)
             counters.add("settled", status="failed")
+            counters.flush()  # not connected yet: the count is kept
+            counters.connect(lambda: redis.client)
             counters.add("attempts", 3, sink="crm")
             counters.flush()
-            counters.flush()  # what has been brought is not brought again
+            counters.flush()  # nothing is flushed twice
         expected = {'settled{status="failed"}': 2, 'attempts{sink="crm"}': 6}
         assert totals(redis.client) == expected
         counted = [counts for counts in minutes(redis.client, 2) if counts]
@@ -83,11 +84,11 @@ def test_an_event_is_counted_on_its_way(
     assert set(seen["backlog"]) == queues
 
 
-def test_each_sweep_logs_the_backlog(patient_system: System) -> None:
+def test_each_sweep_logs_the_backlog(retrying_system: System) -> None:
     """Workers scale by it (``deploy/service.yaml``)."""
 
     def logged() -> list[Any]:
-        lines = patient_system.worker.logs().splitlines()
+        lines = retrying_system.worker.logs().splitlines()
         return [json.loads(line)["backlog"] for line in lines if line.startswith('{"at"')]
 
     queues = {"events", "settle", "sweep", *(f"deliver_{sink}" for sink in SINKS)}
@@ -102,7 +103,7 @@ Samples = dict[tuple[str, ...], float]
 
 
 def samples(text: str) -> Samples:
-    """Read what Prometheus would: name and labels → value; of ours only."""
+    """The project's own metrics, as Prometheus reads them: name and labels → value."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -118,7 +119,7 @@ def from_ingest(system: System) -> Samples:
     return samples(answer.body.decode())
 
 
-def test_prometheus_reads_what_the_sinks_counted(
+def test_prometheus_exposes_what_was_counted(
     system: System, shared_flower: FlowerContainer, sinks: SampleSinks
 ) -> None:
     before = from_ingest(system)
@@ -157,7 +158,9 @@ def test_prometheus_reads_what_the_sinks_counted(
     assert read.keys() == before.keys()
 
 
-def test_without_redis_prometheus_is_told(engines: None, system: System, tmp_path: Path) -> None:
+def test_prometheus_reports_that_redis_is_away(
+    engines: None, system: System, tmp_path: Path
+) -> None:
     with running(RedisContainer(tmp_path)) as redis:
         settings = {**system.settings, "REDIS_URL": redis.url}
         with running(FlowerContainer(tmp_path, settings)) as flower:
