@@ -33,6 +33,7 @@ check: $(VENV)/dev ## linters and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/cfn-lint deploy/storage.yaml deploy/eventbridge.yaml deploy/service.yaml
 
 docs: $(VENV)/embedded ## render docs/settings.md from the code

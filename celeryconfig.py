@@ -6,8 +6,9 @@ from tasks import routing
 from tasks.settings import settings
 from tasks.settings.settlement_bound import RESTORE_INTERVAL
 from tasks.sinks import SINKS
-from tasks.worker import transport
+from tasks.worker import compat, transport
 
+compat.verify()  # before anything is overridden
 transport.install()
 _settings = settings()
 
@@ -40,8 +41,7 @@ task_routes = routing.routes(SINKS)
 # A message is gone only when its task is done; a killed child's message goes back.
 task_acks_late = True
 task_reject_on_worker_lost = True
-worker_pool = "tasks.worker.pool:TaskPool"  # a stop forgets nothing that a process may have begun
-worker_consumer = "tasks.worker.consumer:Consumer"  # Flower is told a few times a second
+worker_pool = "tasks.worker.pool:TaskPool"  # a stop forgets no job that a process may run
 worker_prefetch_multiplier = 1  # a message held back by one worker could be done by another
 worker_eta_task_limit = 10_000  # retries that wait in one worker's memory
 worker_soft_shutdown_timeout = 20  # SIGQUIT: what runs may end; SIGTERM waits for it anyway

@@ -18,11 +18,24 @@ from gunicorn.app.base import BaseApplication
 from ingest.publisher import EventQueue
 from ingest.wsgi import Ingest
 from tasks.settings import Role, Settings, load_or_exit, settings
+from tasks.worker import compat
 
 THREADS = 16
 
 #: Seconds that a client may stay silent in the middle of its request.
 SILENCE = 4
+
+#: What is no public API of gunicorn, as ``tasks.worker.compat`` describes it.
+GUNICORN = {"gunicorn": "27"}
+GUNICORN_METHODS = {
+    "gunicorn.util:write_error": "sock, status_int, reason, mesg",
+    "gunicorn.util:write_nonblock": "sock, data, chunked=False",
+}
+GUNICORN_NAMES = {
+    "gunicorn.arbiter:Arbiter.start": "LISTENERS create_sockets when_ready",
+    "gunicorn.sock:BaseSocket.__init__": "sock",
+    "gunicorn.workers.base:Worker.handle_error": "util write_error",
+}
 
 
 class Server(BaseApplication):
@@ -102,6 +115,8 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
     )
+    compat.verify()
+    compat.verify(GUNICORN, GUNICORN_METHODS, GUNICORN_NAMES)
     logging.getLogger("gunicorn.error").addFilter(_is_not_silence)
     util.write_error = _write_error  # there is no setting for it
     Server(settings()).run()  # read before the fork: a worker that starts later asks for no secret

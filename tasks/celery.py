@@ -1,7 +1,6 @@
 """The Celery app: ``celery -A tasks …`` finds it here."""
 
 import logging
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +11,10 @@ from kombu.exceptions import OperationalError
 from tasks import json_lines
 from tasks.clock import now
 from tasks.settings import settings
+from tasks.worker import publish
+from tasks.worker.consumer import SendEventsTogether
 
-#: What our messages look like; to be raised when workers of the release before could not read them.
-MESSAGE_SCHEMA = 1
-
-#: Seconds after which a message of a later release is offered to all workers again.
+#: Seconds after which a message of a later release is delivered again, to any worker.
 UNKNOWN_SCHEMA_DELAY = 10
 
 _log = logging.getLogger(__name__)
@@ -25,8 +23,7 @@ _log = logging.getLogger(__name__)
 class EventTask(Task[Any, Any]):
     """A task whose first argument is the event's dedup key.
 
-    That key is all of its arguments that logs, task events and Flower get to see: the rest may
-    be personal data (DESIGN 5).
+    Logs, task events and Flower see no other argument (``tasks.worker.publish``).
     """
 
     abstract = True
@@ -35,26 +32,26 @@ class EventTask(Task[Any, Any]):
         self, args: tuple[Any, ...] | None = None, kwargs: Any = None, **options: Any
     ) -> Any:
         """Publish it, as ``celery.Task.apply_async`` does."""
-        ours = message_options(*(args or ())[:1])
-        # A message that is put back keeps what it was first published with.
-        ours["headers"] |= options.get("headers") or {}
-        return super().apply_async(args, kwargs, **(options | ours))
+        added = publish.message_options(*(args or ())[:1])
+        # A message that is requeued keeps what it was first published with.
+        added["headers"] |= options.get("headers") or {}
+        return super().apply_async(args, kwargs, **(options | added))
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Retry, as ``celery.Task.retry`` does; but a retry that Redis does not take loses nothing.
+        """Retry, as ``celery.Task.retry`` does; if Redis does not answer, requeue the message.
 
-        Celery drops the message then. Ours goes back to its queue.
+        Celery would drop it.
         """
         try:
             return super().retry(*args, **kwargs)
         except Reject as rejected:
             raise Reject(rejected.args[0], requeue=True) from rejected
 
-    # A worker needs the text of a traceback. To give it the frames as well takes as long as all
+    # A worker needs the text of a traceback. To send it the frames as well takes as long as all
     # else that a parked delivery costs.
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Drop the frames of an error that is expected; of others, they are logged after this."""
+        """Drop the frames of an expected error; those of others are logged after this."""
         if isinstance(exc, self.throws):
             einfo.tb = None
 
@@ -63,10 +60,12 @@ class EventTask(Task[Any, Any]):
         einfo.tb = None
 
     def requeue_later(self, seconds: float, why: str) -> Retry:
-        """Put the message back for so many seconds, which uses up no try. Raise what it returns.
+        """Requeue the message with a delay in seconds, without counting a retry.
+
+        The caller raises what it returns.
 
         Raises:
-            Reject: Redis did not take it; it goes back to its queue at once.
+            Reject: Redis did not answer; the message goes back to its queue at once.
         """
         again = self.signature_from_request(countdown=seconds, retries=self.request.retries)
         try:
@@ -76,36 +75,25 @@ class EventTask(Task[Any, Any]):
         return Retry(why, when=now() + timedelta(seconds=seconds))
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Put a message of a release newer than ours back, for workers of that release."""
-        written = self.request.get("message_schema", MESSAGE_SCHEMA)
-        if written > MESSAGE_SCHEMA:
-            why = f"message schema {written}; known up to {MESSAGE_SCHEMA}"
+        """Requeue a message of a later release, for workers of that release."""
+        known = publish.MESSAGE_SCHEMA
+        written = self.request.get("message_schema", known)
+        if written > known:
+            why = f"message schema {written}; known up to {known}"
             _log.error("%s is kept for workers of another release: %s", task_id, why)
             raise self.requeue_later(UNKNOWN_SCHEMA_DELAY, why)
 
 
-def message_options(*key: str) -> dict[str, Any]:
-    """Return the options of each of our messages.
-
-    All but the dedup key is kept out of Flower and logs; the schema tells a later release what it
-    has before it; the time (seconds since the epoch) tells a sweep how long queues are.
-    """
-    return {
-        "argsrepr": repr(key),
-        "kwargsrepr": "{}",
-        "headers": {"message_schema": MESSAGE_SCHEMA, "published_at": time.time()},
-    }
-
-
-settings()  # a process that cannot start says so before anything else
+settings()  # a process that cannot start ends before anything else
 app: Celery = Celery("tasks", task_cls=EventTask)
 app.config_from_object("celeryconfig")
+app.steps["consumer"].add(SendEventsTogether)
 
 
 @signals.heartbeat_sent.connect
 @signals.after_task_publish.connect(sender="sweep")
 def _touch_heartbeat(**_: Any) -> None:
-    """A worker's loop turns, which it says every 2 s; or beat has sent a sweep."""
+    """Record that a worker's loop runs (every 2 s), or that beat has sent a sweep."""
     if file := settings().heartbeat_file:
         file.touch()
 
@@ -113,6 +101,6 @@ def _touch_heartbeat(**_: Any) -> None:
 @signals.after_setup_logger.connect
 def _set_up_logs(loglevel: int = logging.INFO, **_: Any) -> None:
     json_lines.log_to_stdout()
-    if loglevel > logging.DEBUG:  # a line a task is enough: the one that says how it ended
+    if loglevel > logging.DEBUG:  # one line per task is enough: how it ended
         logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of every client made
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs every client that is created

@@ -1,4 +1,4 @@
-"""Counters of all processes together, in Redis: what ``stats``, the dashboard and Prometheus show.
+"""Counters of all processes, summed in Redis: what ``stats``, the dashboard and Prometheus show.
 
 A process counts in its memory and adds that to Redis once a second, so counting costs an event
 nothing; a process that is killed loses up to a second's counts. They are kept twice: in total, and
@@ -39,7 +39,7 @@ def name_of(counter: str, **labels: str) -> str:
 
 
 def labels_of(name: str) -> tuple[str, dict[str, str]]:
-    """Return the counter and the labels that ``name_of`` made a name of."""
+    """Return the counter and the labels of a name that ``name_of`` made."""
     counter, _, inside = name.partition("{")
     pairs = (label.partition("=") for label in inside.rstrip("}").split(",") if label)
     return counter, {label: value.strip('"') for label, _, value in pairs}
@@ -52,7 +52,7 @@ def lag_bucket(seconds: float) -> str:
 
 
 class Counters:
-    """The counts of this process that are on their way to Redis."""
+    """The counts of this process that are not in Redis yet."""
 
     def __init__(self) -> None:
         """Count; nothing goes to Redis before ``connect``."""
@@ -66,7 +66,7 @@ class Counters:
         self._redis = redis
 
     def add(self, counter: str, amount: int = 1, **labels: str) -> None:
-        """Count; never waits, never fails."""
+        """Add to a counter; never blocks, never fails."""
         with self._lock:
             self._counts[name_of(counter, **labels)] += amount
             if self._redis and self._thread is None:
@@ -76,7 +76,7 @@ class Counters:
                 self._thread.start()
 
     def lag(self, milliseconds: int) -> None:
-        """Count how long an event took from its receipt to its final status."""
+        """Count the time from an event's receipt to its final status."""
         self.add(lag_bucket(milliseconds / 1000))
         self.add("lag_milliseconds", milliseconds)
 
@@ -89,7 +89,7 @@ class Counters:
         if not counts:
             return
         minute = _minute_key(_this_minute())
-        pipe = self._redis().pipeline(transaction=True)  # both or none: they are not counted twice
+        pipe = self._redis().pipeline(transaction=True)  # both or neither: nothing is counted twice
         for name, amount in counts.items():
             pipe.hincrby(_TOTAL, name, amount)
             pipe.hincrby(minute, name, amount)
@@ -117,7 +117,7 @@ def totals(redis: Redis) -> dict[str, int]:
 
 
 def minutes(redis: Redis, last: int) -> list[dict[str, int]]:
-    """Return the counters of each of the last minutes, oldest first; the last is not over yet."""
+    """Return the counters of each of the last minutes, oldest first; the last is incomplete."""
     now = _this_minute()
     pipe = redis.pipeline(transaction=False)
     for minute in range(now - last + 1, now + 1):
@@ -134,7 +134,7 @@ def added_up(series: Iterable[Mapping[str, int]]) -> Counter[str]:
 
 
 def lag_percentile(counts: Mapping[str, int], share: float) -> float | None:
-    """Return the lag, in seconds, that ``share`` of the events stayed within: a bound of a bucket.
+    """Return the upper bound, in seconds, of the bucket that holds this share of the events.
 
     None where nothing was counted.
     """
@@ -151,7 +151,7 @@ def lag_percentile(counts: Mapping[str, int], share: float) -> float | None:
 
 
 def lag_buckets(counts: Mapping[str, int]) -> Iterator[tuple[float, int]]:
-    """Yield the upper bound of each bucket of the histogram, in seconds, and what is in it."""
+    """Yield the upper bound of each bucket of the histogram, in seconds, and its count."""
     for bound in (*LAG_BOUNDS, float("inf")):
         yield bound, counts.get(name_of("lag", le=f"{bound:g}"), 0)
 

@@ -1,4 +1,4 @@
-"""``deliver.<sink>``: one HTTP call of one event to one sink, retried as its policy says."""
+"""``deliver.<sink>``: one HTTP call of one event to one sink, retried by its policy."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -85,7 +85,7 @@ def _deliver(
         ):
             _call(task, to.sink, key, payload, found.context)
     except ParkedError as parked:
-        raise parked.with_traceback(None) from None  # its frames say nothing, and cost time
+        raise parked.with_traceback(None) from None  # its frames are of no use, and cost time
     except RateLimitExceededError as exceeded:
         why = f"waits for the rate limit of {to.sink.name}"
         raise cast("EventTask", task).requeue_later(exceeded.wait, why) from None

@@ -22,9 +22,9 @@ PACE_DOUBLING_SECONDS = 5.0
 
 @app.task(name=routing.DRAIN, bind=True, send_events=False)  # else a line in Flower every second
 def drain(self: Task[Any, Any], sink: str) -> dict[str, int]:
-    """Take one step for ``sink``, and come back as long as there is more; beat begins it.
+    """Take one step for ``sink``, and publish the next as long as there is more; beat starts it.
 
-    However many begin it, there is one step a second.
+    However many are started, there is one step a second.
     """
     if not redis().set(f"drain.{sink}", str(self.request.id), nx=True, px=int(STEP_SECONDS * 900)):
         return {"drained": 0}
@@ -37,10 +37,10 @@ def drain(self: Task[Any, Any], sink: str) -> dict[str, int]:
 def step(
     claims: Claims, redis: Redis, breaker: Breaker, sink: str, holder: str
 ) -> tuple[int, bool]:
-    """Dispatch as many parked events as the sink should take in a second.
+    """Dispatch as many parked events as the sink should get in a second.
 
-    Fresh events go first: what waits for the sink already counts as part of that second. Returns
-    how many were dispatched, and whether there is more that the sink can take.
+    New events go first: what waits in the sink's queue counts as part of that second. Returns how
+    many were dispatched, and whether there is more that the sink can take.
     """
     status = breaker.status()
     room = pace(status, settings().sweep_rate) - int(redis.llen(routing.delivery_task(sink)))

@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose: one root, few classes."""
+"""Every error that this project raises: one root, few classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class ProcessorError(Exception):
 
 
 class SettingsError(ProcessorError):
-    """Raised when the environment is not one a process can start in.
+    """Raised when settings are wrong or missing, so that a process cannot start.
 
     ``problems`` has a line for everything that is wrong, each naming its variable.
     """
@@ -39,7 +39,7 @@ class FieldError:
 
 
 class InvalidEventError(ProcessorError):
-    """Raised when an envelope or its detail is not as docs/interface.md says; names each field."""
+    """Raised when an envelope or its detail is invalid (docs/interface.md); names each field."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__(errors)
@@ -50,7 +50,7 @@ class InvalidEventError(ProcessorError):
 
 
 class StoreError(ProcessorError):
-    """Raised when DynamoDB did not answer, or answered with an error; trying again may help."""
+    """Raised when DynamoDB did not answer, or answered with an error; a retry may help."""
 
 
 class UnknownSchemaError(ProcessorError):
@@ -70,11 +70,11 @@ class IngestError(ProcessorError):
 
 
 class DeliveryError(ProcessorError):
-    """Raised when a sink refused an event for good; trying again cannot help.
+    """Raised when a sink refused an event for good; a retry cannot help.
 
     The message names no URL and no part of the event or the answer: logs and Flower show it.
-    Where there was an answer, ``status`` is its, and ``response`` an excerpt of it, for the claim
-    alone.
+    ``status`` is that of the answer, 0 without one; ``response`` is an excerpt of it, which only
+    the claim keeps.
     """
 
     status: int = 0
@@ -86,7 +86,7 @@ class ParkedError(DeliveryError):
 
 
 class TransientDeliveryError(DeliveryError):
-    """Raised when a sink could not take an event now; its class is what decides on a retry.
+    """Raised when a sink could not take an event now; a retry may get through.
 
     ``retry_after`` is how many seconds the sink asked us to wait, where it did.
     ``counts_as_failure``: to the circuit breaker, it means that the sink is unhealthy (no

@@ -1,4 +1,4 @@
-"""What we log for programs to read: audit records and the backlog, one JSON object a line."""
+"""Logs for programs: audit records and the backlog, one JSON object per line."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ LOGGERS = ("audit", "backlog")
 
 
 def log_to_stdout() -> None:
-    """Give each a line of its own on standard output, with nothing before the JSON.
+    """Write each on a line of its own to standard output, with nothing before the JSON.
 
     ``sys.__stdout__`` because a worker replaces ``sys.stdout`` by a logger.
     """

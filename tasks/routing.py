@@ -1,4 +1,4 @@
-"""Names on the wire: of tasks, of queues, and the ids of tasks, which say what each is part of.
+"""Names of tasks and queues, and the ids of tasks, which name the event, the part and the dispatch.
 
 Task and queue names are an interface (docs/interface.md): running workers, Flower and operators'
 scripts use them.
@@ -15,8 +15,8 @@ SETTLE = "settle"
 SWEEP = "sweep"
 DRAIN = "drain"
 
-#: Queues of tasks that are no deliveries. A sweep behind a backlog would expire before its turn, so
-#: sweeps and drains have a queue of their own.
+#: Queues of tasks that are no deliveries. A sweep that waits behind a backlog would
+#: expire there, so sweeps and drains have a queue of their own.
 EVENTS_QUEUE = "events"
 SETTLE_QUEUE = "settle"
 SWEEP_QUEUE = "sweep"

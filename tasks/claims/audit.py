@@ -1,7 +1,7 @@
-"""The audit record: what is said of an event when it settles, and the chain that proves it.
+"""The audit record: what is stated of an event when it settles, and the hash chain of its records.
 
 Each record's ``lineageHash`` covers the record before it, so none can be changed, dropped or
-slipped in without the chain breaking there; what the newest says is compared with the claim
+inserted without breaking the chain there; what the newest states is compared with the claim
 (``verify_claim``). Clock readings are left out of the hash: the same history gives the same hash,
 at whatever time and on whatever host it is computed.
 """
@@ -44,7 +44,7 @@ def make_record(
     errors: Sequence[FieldError] = (),
     actor: str | None = None,
 ) -> AuditRecord:
-    """State how an event stands; ``previous`` is the revision and hash of the record before."""
+    """Make the record of an event's state; ``previous`` is the revision and hash before it."""
     revision, previous_hash = previous
     record: AuditRecord = {
         "eventId": event_id,
@@ -72,7 +72,7 @@ def make_record(
 
 
 def downstream_result(sink: str, delivery: Delivery) -> dict[str, Any]:
-    """State how one delivery stands."""
+    """Return what a record states of one delivery."""
     result: dict[str, Any] = {
         "service": sink,
         "success": delivery.outcome is Outcome.DELIVERED,
@@ -84,7 +84,7 @@ def downstream_result(sink: str, delivery: Delivery) -> dict[str, Any]:
 def _hash_or_none(record: Mapping[str, Any]) -> str | None:
     try:
         return lineage_hash(record)
-    except (ValueError, TypeError, RecursionError):  # nothing that we ever wrote
+    except (ValueError, TypeError, RecursionError):  # not a record that this project wrote
         return None
 
 

@@ -4,8 +4,10 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from itertools import combinations
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from tasks.claims.model import Claim, Due, Summary
 from tasks.claims.outcomes import Status, deliveries_from_plain, deliveries_to_plain
@@ -17,6 +19,11 @@ ITEM_SCHEMA = 1
 
 #: The index ``due`` is spread over this many partitions.
 DUE_BUCKETS = 8
+
+#: The fields of a claim; those that its item need not have; and its numbers.
+_FIELDS = tuple(field.name for field in fields(Claim))
+_OPTIONAL = frozenset(field.name for field in fields(Claim) if NoneType in get_args(field.type))
+_NUMBERS = ("version", "generation", "dispatches", "redrives", "dispatched_at", "due_at")
 
 Item = Mapping[str, Any]
 
@@ -45,25 +52,9 @@ def parked_partitions(sink: str) -> Iterator[str]:
 
 def item_of(claim: Claim) -> dict[str, Any]:
     """Return the attributes of a claim, without those of the indexes."""
-    item = {
-        "id": claim.id,
+    item = {name: getattr(claim, name) for name in _FIELDS} | {
         "status": claim.status.value,
-        "version": claim.version,
-        "generation": claim.generation,
-        "dispatches": claim.dispatches,
-        "redrives": claim.redrives,
-        "dispatched_at": claim.dispatched_at,
-        "holder": claim.holder,
-        "targets": claim.targets,
-        "actor": claim.actor,
-        "due_at": claim.due_at,
-        "received_at": claim.received_at,
-        "processed_at": claim.processed_at,
-        "event_time": claim.event_time,
-        "interaction_id": claim.interaction_id,
-        "event_type": claim.event_type,
         "payload": zlib.compress(claim.payload),
-        "payload_sha256": claim.payload_sha256,
         "deliveries": deliveries_to_plain(claim.deliveries),
         "notes": list(claim.notes),
         "audit": [json.dumps(record, ensure_ascii=False) for record in claim.audit],
@@ -88,29 +79,19 @@ def claim_of(item: Item) -> Claim:
 
 
 def _read(item: Item) -> Claim:
-    return Claim(
-        id=item["id"],
-        status=Status(item["status"]),
-        version=int(item["version"]),
-        generation=int(item["generation"]),
-        dispatches=int(item["dispatches"]),
-        redrives=int(item["redrives"]),
-        dispatched_at=int(item["dispatched_at"]),
-        holder=item.get("holder"),
-        targets=item.get("targets"),
-        actor=item.get("actor"),
-        due_at=int(item["due_at"]) if "due_at" in item else None,
-        received_at=item["received_at"],
-        processed_at=item.get("processed_at"),
-        event_time=item.get("event_time"),
-        interaction_id=item.get("interaction_id"),
-        event_type=item.get("event_type"),
-        payload=zlib.decompress(bytes(item["payload"])),
-        payload_sha256=item["payload_sha256"],
-        deliveries=deliveries_from_plain(item["deliveries"]),
-        notes=item["notes"],
-        audit=[json.loads(record) for record in item["audit"]],
-    )
+    values: dict[str, Any] = {
+        name: item.get(name) if name in _OPTIONAL else item[name] for name in _FIELDS
+    }
+    numbers: dict[str, Any] = {
+        name: int(values[name]) for name in _NUMBERS if values[name] is not None
+    }
+    read: dict[str, Any] = {
+        "status": Status(item["status"]),
+        "payload": zlib.decompress(bytes(item["payload"])),
+        "deliveries": deliveries_from_plain(item["deliveries"]),
+        "audit": [json.loads(record) for record in item["audit"]],
+    }
+    return Claim(**(values | numbers | read))
 
 
 def readable(read: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""One DynamoDB table: Python values in and out, bounded waits, its errors as ours."""
+"""One DynamoDB table: Python values in and out, bounded waits, errors as StoreError."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any

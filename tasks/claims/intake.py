@@ -29,7 +29,7 @@ def read_event(
     """Make the claim of an event, and its typed event if it is valid.
 
     Raises:
-        InvalidEventError: there is not even a key to keep it under.
+        InvalidEventError: it does not even have a key to be stored under.
     """
     if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= MAX_ID_LENGTH:
         raise InvalidEventError([FieldError("key", "Not a dedup key.")])

@@ -58,7 +58,7 @@ class ClaimSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The item of one event. Times are RFC 3339, except in seconds since the epoch where said."""
+    """The item of one event. Times are RFC 3339; some are seconds since the epoch."""
 
     id: str
     status: Status
@@ -86,21 +86,9 @@ class Claim:
     def snapshot(self) -> ClaimSnapshot:
         """What ``settle`` needs of it."""
         newest: AuditRecord = self.audit[-1] if self.audit else {"revision": 0, "lineageHash": None}
+        shared = {name: getattr(self, name) for name in _SHARED_WITH_SNAPSHOT}
         return ClaimSnapshot(
-            id=self.id,
-            status=self.status,
-            version=self.version,
-            interaction_id=self.interaction_id,
-            event_type=self.event_type,
-            received_at=self.received_at,
-            deliveries=self.deliveries,
-            generation=self.generation,
-            notes=self.notes,
-            redrives=self.redrives,
-            targets=self.targets,
-            actor=self.actor,
-            revision=newest["revision"],
-            lineage_hash=newest["lineageHash"],
+            **shared, revision=newest["revision"], lineage_hash=newest["lineageHash"]
         )
 
     @property
@@ -125,14 +113,11 @@ class Claim:
 
     def summary(self) -> "Summary":
         """Return what a list shows of it."""
-        return Summary(
-            self.id,
-            self.status,
-            self.received_at,
-            self.event_type,
-            self.interaction_id,
-            self.deliveries,
-        )
+        return Summary(*(getattr(self, name) for name in Summary._fields))
+
+
+#: The fields that a snapshot takes from its claim as they are.
+_SHARED_WITH_SNAPSHOT = [name for name in ClaimSnapshot.__slots__ if name in Claim.__annotations__]
 
 
 @dataclass(frozen=True, slots=True)

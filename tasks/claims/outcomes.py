@@ -1,7 +1,7 @@
 """How deliveries end, how outcomes merge, and the final status that follows. Pure.
 
-Merging is monotone: delivered is absorbing, and for the rest the later outcome stands. So
-outcomes may arrive twice, late and in any order, and the claim ends up the same.
+Merging is monotone: delivered is absorbing, otherwise the later outcome wins. So outcomes may
+arrive twice, late and in any order, and the claim ends up the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tasks.clock import to_rfc3339
 
-#: The newest calls that are remembered one by one, of each delivery.
+#: How many of the newest calls are kept of each delivery.
 CALLS_KEPT = 20
 
 
@@ -26,20 +26,20 @@ class Status(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a delivery stands."""
+    """The state of a delivery."""
 
     PENDING = "pending"  # no outcome yet
     DELIVERED = "delivered"  # the sink answered 2xx
-    FAILED = "failed"  # the sink refused it, or its tries are used up
+    FAILED = "failed"  # the sink refused it, or its retries are used up
     PARKED = "parked"  # its sink is down: not tried, kept for later
     REVOKED = "revoked"  # an operator stopped it
 
 
 class Call(NamedTuple):
-    """One attempt, as it is remembered."""
+    """One HTTP call to a sink, as it is kept on the claim."""
 
     at: int  # when it began, in milliseconds since the epoch
-    ms: int  # that it took
+    ms: int  # duration
     status: int = 0  # of the answer; 0 where there was none
     error: str = ""  # why it failed; empty where it did not
 
@@ -54,13 +54,13 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """How one event's delivery to one sink stands.
+    """The state of one event's delivery to one sink.
 
-    ``tries`` counts attempts by generation (the how-manieth dispatch of the event), so that
-    merging the same outcome twice does not count its attempts twice. ``at`` is RFC 3339.
-    ``transient``: it may get through by itself later. ``response`` is an excerpt of what the sink
-    answered with its refusal; it may hold personal data, so it is kept on the claim alone.
-    ``calls`` are the newest attempts, oldest first, of those who lived to report.
+    ``tries`` counts attempts by generation (the number of the dispatch), so that merging the same
+    outcome twice does not count its attempts twice. ``at`` is RFC 3339. ``transient``: a retry may
+    get through. ``response`` is an excerpt of the answer with which the sink refused; it may hold
+    personal data, so it is kept on the claim alone. ``calls`` are the newest attempts, oldest
+    first; those of a process that died before its report are missing.
     """
 
     outcome: Outcome = Outcome.PENDING
@@ -73,18 +73,18 @@ class Delivery:
 
     @property
     def attempts(self) -> int:
-        """HTTP calls made so far, as far as those who made them lived to report."""
+        """HTTP calls made so far, without those of processes that died before their report."""
         return sum(self.tries.values())
 
     def merge(self, other: "Delivery") -> "Delivery":
-        """Return what both together say: commutative, associative, idempotent."""
+        """Return the merged state: commutative, associative, idempotent."""
         generations = self.tries.keys() | other.tries.keys()
         tries = {g: max(self.tries.get(g, 0), other.tries.get(g, 0)) for g in sorted(generations)}
         calls = newest({*self.calls, *other.calls})
-        return replace(_standing(self, other), tries=tries, calls=calls)
+        return replace(_winner(self, other), tries=tries, calls=calls)
 
     def same_end(self, other: "Delivery") -> bool:
-        """Tell whether both ended alike, whenever and after however many attempts."""
+        """Whether both have the same outcome and error; times and attempts do not count."""
         return (self.outcome, self.error) == (other.outcome, other.error)
 
     def to_plain(self) -> dict[str, Any]:
@@ -116,16 +116,16 @@ def deliveries_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, D
 
 
 def calls_from_plain(plain: Iterable[Sequence[Any]]) -> tuple[Call, ...]:
-    """Read calls as messages and items have them: a list of each one's parts."""
+    """Read calls as messages and items have them: each a list of its fields."""
     return tuple(Call(int(at), int(ms), int(status), error) for at, ms, status, error in plain)
 
 
 def newest(calls: Iterable[Call]) -> tuple[Call, ...]:
-    """Return the calls that are remembered of these, oldest first."""
+    """Return the calls that are kept of these, oldest first."""
     return tuple(sorted(calls)[-CALLS_KEPT:])
 
 
-def _standing(one: Delivery, other: Delivery) -> Delivery:
+def _winner(one: Delivery, other: Delivery) -> Delivery:
     def rank(delivery: Delivery) -> tuple[str, str, str, bool, str]:
         reason = delivery.error or "", delivery.transient, delivery.response or ""
         return delivery.at or "", delivery.outcome, *reason
@@ -138,9 +138,9 @@ def _standing(one: Delivery, other: Delivery) -> Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one delivery task says at its end; travels in the message of ``settle``.
+    """What one delivery task reports at its end; carried in the message of ``settle``.
 
-    ``note`` is what its audit record is to say beside the outcome.
+    ``note`` is what its audit record states beside the outcome.
     """
 
     sink: str
@@ -154,7 +154,7 @@ class Report:
     calls: Sequence[Call] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As it travels."""
+        """Return the form that messages carry."""
         values = ((name, getattr(self, name)) for name in self.__slots__)
         return {name: value for name, value in values if value not in (None, ())}
 
@@ -165,7 +165,7 @@ class Report:
         return cls(**{**data, "outcome": Outcome(data["outcome"]), "calls": calls})
 
     def delivery(self, generation: int) -> Delivery:
-        """The state that this report alone would give, as part of that generation."""
+        """Return the state of a delivery of which only this report is known."""
         return Delivery(
             outcome=self.outcome,
             tries={str(generation): self.attempts},
@@ -189,9 +189,9 @@ def merge(
 
 
 def status_of(deliveries: Iterable[Delivery]) -> Status:
-    """Return the status that follows from how the deliveries stand.
+    """Return the status that follows from the states of the deliveries.
 
-    An event that no sink wants is completed: nothing is left to do.
+    An event that no sink wants is completed: nothing is pending.
     """
     outcomes = [delivery.outcome for delivery in deliveries]
     if Outcome.PENDING in outcomes:
@@ -208,7 +208,7 @@ def undelivered(deliveries: Mapping[str, Delivery]) -> list[str]:
 
 
 def waiting(deliveries: Mapping[str, Delivery]) -> list[str]:
-    """Name the sinks that are still to get it without anybody's asking: pending or transient."""
+    """Name the sinks that will still get it without an operator: pending or transient."""
     return [
         sink
         for sink, d in deliveries.items()

@@ -81,7 +81,7 @@ def _record(
     notes: Sequence[str],
     late: bool,
 ) -> AuditRecord | None:
-    """Make the record of a settle; None where the newest one says it all already.
+    """Make the record of a settle; None where the newest one states the same.
 
     What is ``late`` was not asked for by the present ``actor``; and it is never the first record of
     an event, which is that of its first final status.
@@ -119,7 +119,7 @@ def _notes(
     status: Status,
     retry: NextRetry | None,
 ) -> Iterator[str]:
-    """Say what the outcomes do not."""
+    """Return notes on what the outcomes do not show."""
     targets = snapshot.targets or ()
     if forced := [sink for sink in targets if sink not in undelivered(snapshot.deliveries)]:
         yield f"sent again to who had it: {', '.join(forced)}"

@@ -102,8 +102,8 @@ class Claims(ClaimQueries):
     ) -> Claim | None:
         """Give a claim that is overdue, or parked, to ``holder``, for its next generation.
 
-        ``settled`` says what that version is: settled, so that a delayed retry is due, or in
-        progress, so that its dispatch was lost; ``parked``, that a drain need not wait until then.
+        ``settled``: that version has settled, so a delayed retry of it is due; otherwise it is in
+        progress, so its dispatch was lost. ``parked``: it may be taken before it is due.
         Returns None where another was faster, or it is not overdue any more.
         """
         if parked:
@@ -171,7 +171,7 @@ class Claims(ClaimQueries):
     def extend_lease(self, key: str, version: int, until: int) -> None:
         """Let an overdue claim's lease end later, unless the claim has changed meanwhile.
 
-        It keeps its version, so that a settle which is under way need not start again.
+        It keeps its version, so that a settle in progress need not start again.
         """
         with suppress(ConditionFailedError):
             self._table.update(

@@ -21,7 +21,7 @@ def audit() -> None:
 @click.argument("key", metavar="ID")
 @handle_errors
 def show_audit(key: str) -> None:
-    """Print the audit records of one event, oldest first, one JSON object a line."""
+    """Print the audit records of one event, oldest first, one JSON object per line."""
     for record in claim_or_exit(key).audit:
         print_json(record)
 
@@ -31,7 +31,7 @@ def show_audit(key: str) -> None:
 @click.option("--all", "every", is_flag=True, help="Every event that is kept.")
 @handle_errors
 def verify_audit(keys: Sequence[str], every: bool) -> None:
-    """Compute the hashes of audit records anew. Exits 1 and names each event whose chain breaks."""
+    """Compute the hashes of audit records again. Exits 1 and names each event that is broken."""
     if bool(keys) == every:
         raise click.UsageError("give one or more IDs, or --all")
     checked = broken = 0
@@ -49,7 +49,7 @@ def verify_audit(keys: Sequence[str], every: bool) -> None:
 
 
 def _problems_of(key: str, *, every: bool) -> list[str]:
-    """Verify one event; of all, one may go away between the index and its reading."""
+    """Verify one event; with --all, one may be deleted between the index and its reading."""
     try:
         claim = table().get(key) if every else claim_or_exit(key)
     except UnknownSchemaError as error:

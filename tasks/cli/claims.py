@@ -44,10 +44,10 @@ def show(key: str, as_json: bool) -> None:
 
 @claims.command(name="list", cls=CeleryCommand)
 @click.option("--status", type=click.Choice([str(s) for s in Status]), help="With this status.")
-@click.option("--due", is_flag=True, help="With something left to do; the longest due first.")
-@click.option("--sink", type=click.Choice(list(SINKS)), help="That this sink has not got.")
+@click.option("--due", is_flag=True, help="With something pending; the longest due first.")
+@click.option("--sink", type=click.Choice(list(SINKS)), help="That this sink does not have.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @handle_errors
 def list_(status: str | None, due: bool, sink: str | None, limit: int, as_json: bool) -> None:
     """List events, oldest first."""
@@ -71,7 +71,7 @@ def list_(status: str | None, due: bool, sink: str | None, limit: int, as_json: 
 
 
 def _due() -> Iterator[Summary]:
-    """What has something left to do. A claim may settle between the index and its reading."""
+    """Yield what has something pending; a claim may settle between the index and its reading."""
     for due in sorted(table().due(until=MAX_TIMESTAMP)):
         claim = table().get(due.key)
         if claim and claim.due_at is not None:
@@ -101,9 +101,9 @@ def _describe(claim: Claim) -> Iterator[str]:
             + (f"  by {printable(record['actor'])}" if record.get("actor") else "")
         )
         for error in record.get("validationErrors", ()):
-            yield f"     {error['field']}: {error['message']}"
+            yield printable(f"     {error['field']}: {error['message']}")
         for note in record.get("notes", ()):
-            yield f"     {note}"
+            yield printable(f"     {note}")
     problems = verify_claim(claim)
     if claim.audit:
         yield (

@@ -1,4 +1,4 @@
-"""What ``redrive`` and ``dead-letters`` share: how fast they go, and word of how far they are."""
+"""What ``redrive`` and ``dead-letters`` share: their rate and their progress."""
 
 import math
 import sys
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class _Rate(click.FloatRange):
-    """How many a second. NaN is in every range, as it compares false with both of its ends."""
+    """A rate per second. NaN is in every range, as it compares false with both of its ends."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         rate = super().convert(value, param, ctx)
@@ -23,20 +23,20 @@ class _Rate(click.FloatRange):
         return rate
 
 
-#: The option by which both are told their pace.
+#: The rate of both.
 rate_option = click.option(
-    "--rate", type=_Rate(0.1), default=20.0, show_default=True, help="A second."
+    "--rate", type=_Rate(0.1), default=20.0, show_default=True, help="Events per second."
 )
 
 
 def with_progress(items: Iterable[T], rate: float, total: str) -> Iterator[T]:
-    """Yield items, no more than ``rate`` a second; tell how many of ``total`` are done.
+    """Yield items, at most ``rate`` a second; print how many of ``total`` are done.
 
-    A terminal is told every second, a log every ten.
+    Every second on a terminal, every ten in a log.
     """
-    told = time.monotonic()
+    printed = time.monotonic()
     for number, item in enumerate(throttle(items, rate), start=1):
         yield item
-        if time.monotonic() - told > (1 if sys.stderr.isatty() else 10):
-            told = time.monotonic()
+        if time.monotonic() - printed > (1 if sys.stderr.isatty() else 10):
+            printed = time.monotonic()
             click.echo(f"{number} of {total}", err=True)

@@ -33,7 +33,7 @@ _COLOURS: Mapping[str, str] = {
 
 
 def paint(word: str, width: int = 0) -> str:
-    """Return a word in the colour of what it says."""
+    """Return a status, outcome or state in its colour."""
     return click.style(f"{word:<{width}}", fg=_COLOURS.get(word))
 
 

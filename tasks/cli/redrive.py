@@ -26,7 +26,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class _Moment(click.ParamType[datetime]):
-    """A time, or how long ago it was."""
+    """A time, or an age."""
 
     name = "time"
 
@@ -49,7 +49,7 @@ class _Moment(click.ParamType[datetime]):
 @rate_option
 @click.option("--force", is_flag=True, help="Also to sinks that have it; needs IDs; is audited.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be delivered again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @handle_errors
 def redrive(
     *,
@@ -66,8 +66,8 @@ def redrive(
 ) -> None:
     """Deliver again what did not get through: the IDs, or all that the options select.
 
-    A sink that has an event does not get it again. An invalid event is read anew, by the rules of
-    today. Broken off, it can be started again: what is done is not done twice.
+    A sink that has an event does not get it again. An invalid event is validated again, by the
+    present rules. An interrupted redrive can be started again: nothing is done twice.
     """
     filters = (status, since, until, error)
     if keys and any(filters):
@@ -89,8 +89,8 @@ def redrive(
     chosen = keys or [summary.id for summary in selection.among(table())]
     options = {"actor": _actor(), "sink": sink, "force": force, "dry_run": dry_run}
     answers = _run(chosen, math.inf if dry_run else rate, options, as_json=as_json)
-    said = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
-    click.echo(said or "nothing to redrive", err=True)
+    summary = ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items()))
+    click.echo(summary or "nothing to redrive", err=True)
     if answers["unknown"]:
         raise SystemExit(1)
 
@@ -110,7 +110,7 @@ def _list(selection: Selection, *, as_json: bool) -> None:
 def _run(
     keys: Sequence[str], rate: float, options: Mapping[str, Any], *, as_json: bool
 ) -> Counter[str]:
-    """Redrive these, paced; count the answers."""
+    """Redrive these at ``rate`` a second; count the answers."""
     answers: Counter[str] = Counter()
     for key in with_progress(keys, rate, str(len(keys))):
         try:

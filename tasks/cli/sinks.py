@@ -22,7 +22,7 @@ from tasks.settings import SinkSettings, settings
 from tasks.sinks import SINKS
 from tasks.sinks.base import Policy
 
-#: Every field that some event has.
+#: A value for every field that an event type has.
 _SAMPLE = {
     "accountId": "test",
     "agentId": "test",
@@ -39,13 +39,13 @@ _SAMPLE = {
 
 @click.group()
 def sinks() -> None:
-    """Look at sinks, and try them out."""
+    """List sinks, and send them a test delivery."""
 
 
 @sinks.command(name="list", cls=CeleryCommand)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_(as_json: bool) -> None:
-    """Show each sink: where it is, what it gets, how it is called."""
+    """Show each sink: its endpoint, event types, policy, authentication and breaker."""
     for name, sink in settings().sinks.items():
         shown = _describe(sink)
         if as_json:
@@ -58,7 +58,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name", type=click.Choice(list(SINKS)))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def test(name: str, as_json: bool) -> None:
-    """Deliver a sample to a sink, past its limits. Exits 1 if it is not taken.
+    """Deliver a sample to a sink, past its limits. Exits 1 if the sink does not accept it.
 
     The sample has the header X-Test-Delivery: true and an Idempotency-Key that begins with test-.
     """
@@ -94,7 +94,7 @@ def test(name: str, as_json: bool) -> None:
 
 
 def _describe(sink: SinkSettings) -> dict[str, Any]:
-    """Say what is set for a sink, as ``sinks list --json`` prints it: of its URL only the host."""
+    """Return what ``sinks list --json`` prints of a sink: of its URL only the host."""
     return {
         "endpoint": urlsplit(sink.url).hostname if sink.url else None,
         "eventTypes": [kind.value for kind in EventType if kind in sink.event_types],
@@ -111,7 +111,7 @@ def _policy_json(policy: Policy) -> dict[str, Any]:
 
 
 def _breaker(name: str) -> str:
-    """Tell the state of a sink's breaker; what is set can be looked at without Redis, too."""
+    """Return the state of a sink's breaker; settings can be listed without Redis, too."""
     try:
         return breaker_of(name).status().state.value
     except RedisError:
@@ -155,7 +155,7 @@ def _sample(sink: SinkSettings) -> InteractionEvent:
 
 
 def _masked(headers: Mapping[str, str], sink: SinkSettings) -> dict[str, str]:
-    """Hide the values of headers that are set, not made."""
+    """Mask the headers whose values come from settings."""
     private = {"authorization", *map(str.lower, sink.headers)}
     if sink.credential:
         private.add(sink.credential.header.lower())

@@ -16,7 +16,7 @@ from tasks.runtime import redis
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @handle_errors
 def stats(as_json: bool) -> None:
-    """Show what waits, what is overdue or parked, and within which time an event is settled."""
+    """Show what waits, is overdue or parked, and within which time an event is settled."""
     found = collect(table(), redis())
     if as_json:
         print_json(found)
@@ -31,8 +31,8 @@ def _describe_stats(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:<18}  {length}{wait}"
     overdue = f", by up to {found['oldestOverdueSeconds']} s" if found["overdue"] else ""
     yield "claims"
-    yield f"  being worked on     {found['processing']}"
-    yield f"  to be tried again   {found['due'] - found['processing']}"
+    yield f"  in progress         {found['processing']}"
+    yield f"  waiting for a retry {found['due'] - found['processing']}"
     yield f"  overdue             {found['overdue']}{overdue}"
     yield "sinks"
     for name, sink in found["sinks"].items():
@@ -49,4 +49,4 @@ def _describe_stats(found: Mapping[str, Any]) -> Iterator[str]:
     for name, lag in found["lagSeconds"].items():
         yield f"  lag, {name}            " + ("–" if lag is None else f"up to {lag:g} s")
     yield f"an accepted event is settled within {found['settledWithinSeconds']} s"
-    yield "  (docs/reliability.md; time in the queues, or with a part away, not counted)"
+    yield "  (docs/reliability.md; without time in queues, or while Redis or DynamoDB is away)"

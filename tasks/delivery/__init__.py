@@ -1,1 +1,1 @@
-"""One attempt at one sink: the call, what may hold it back, and what its answer means."""
+"""One attempt at one sink: limits and circuit breaker, the call, and what the response means."""

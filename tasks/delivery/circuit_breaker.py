@@ -1,15 +1,15 @@
-"""A circuit breaker a sink, in Redis, one for all workers of all machines.
+"""One circuit breaker per sink, in Redis, shared by all workers of all machines.
 
 ::
 
-    closed ── so many failures in a row ──► open ── its time is over ──► half-open
-      ▲                                      ▲                              │ one probe
-      └────────── the probe succeeded ───────┼──────────────────────────────┤
-                                             └────── the probe failed ──────┘
+    closed ── breaker_failures in a row ──► open ── after breaker_seconds ──► half-open
+      ▲                                      ▲                                 │ one probe
+      └────────── the probe succeeded ───────┼─────────────────────────────────┤
+                                             └──────── the probe failed ───────┘
 
-While it is open, deliveries are parked without a call. Half-open, one of them is let through; who
-comes meanwhile is parked as well, and a probe whose worker dies gives its place up in time. A
-Redis that does not answer stops no delivery.
+While it is open, deliveries are parked without a call. While it is half-open, one delivery is let
+through as the probe and all others are parked; a probe whose worker dies is replaced after
+``probe_seconds``. If Redis does not answer, no delivery is blocked.
 """
 
 import logging
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -37,16 +37,15 @@ class State(StrEnum):
 
 
 # The breaker is a hash: failures (in a row), open_until, closed_at (milliseconds), opened (how
-# often), probe and probe_until. KEYS: the hash. ARGV: what to do, task id, failures that open it,
-# milliseconds it stays open, milliseconds a probe may take, how often it had opened when the call
-# was admitted: of a call that began before it opened, nothing is learnt when it ends.
+# often), probe and probe_until. KEYS: the hash. ARGV: operation, task id, failures that open it,
+# milliseconds that it stays open, milliseconds that a probe may take, and the value of "opened"
+# when the call was admitted: the end of a call that began before it opened changes nothing.
+# "admit" returns "refused" or the value of "opened"; the others, the transition if there was one.
 _TRANSITION_SCRIPT = """
 local key, op, id = KEYS[1], ARGV[1], ARGV[2]
-local f = redis.call('HMGET', key, 'open_until', 'opened', 'failures', 'probe', 'probe_until')
-local open_until, opened, failures, probe = tonumber(f[1] or 0), f[2] or '0', f[3], f[4]
-if op == 'admit' and open_until == 0 then  -- it closed a moment ago
-  return (failures and 'watched:' or 'admitted:') .. opened
-end
+local f = redis.call('HMGET', key, 'open_until', 'opened', 'probe', 'probe_until')
+local open_until, opened, probe = tonumber(f[1] or 0), f[2] or '0', f[3]
+if op == 'admit' and open_until == 0 then return opened end  -- it closed a moment ago
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function open()
@@ -55,9 +54,9 @@ local function open()
 end
 if op == 'admit' then
   if now < open_until then return 'refused' end
-  if probe and probe ~= id and now < tonumber(f[5]) then return 'refused' end
+  if probe and probe ~= id and now < tonumber(f[4]) then return 'refused' end
   redis.call('HSET', key, 'probe', id, 'probe_until', now + ARGV[5])
-  return 'watched:' .. opened
+  return opened
 end
 if ARGV[6] ~= opened then return '' end
 if open_until > 0 then
@@ -74,8 +73,8 @@ redis.call('HINCRBY', key, 'opened', 1)
 return 'opened'
 """
 
-# The same hash, looked at: state, failures, opened, seconds to the next probe, seconds since it
-# closed (-1: it was never open).
+# Reads the same hash: state, failures, opened, milliseconds until the next probe, milliseconds
+# since it closed (-1: it was never open).
 _STATUS_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -89,31 +88,32 @@ return {state, tonumber(f[2] or 0), tonumber(f[3] or 0), math.max(0, open_until 
 
 @dataclass(frozen=True, slots=True)
 class BreakerStatus:
-    """How a breaker stands. Times are seconds."""
+    """The status of a breaker. Times are seconds."""
 
     state: State
     failures: int  # in a row
-    opened: int  # how often, ever
+    opened: int  # how often it has opened
     probe_in: float
     closed_for: float | None  # since it last closed; None if it was never open
 
 
+class _Admission(NamedTuple):
+    """A call that may be made."""
+
+    opened: str  # how often the breaker had opened by then
+    note_success: bool  # whether a success changes anything
+
+
 def status_of(redis: Redis, sink: str) -> BreakerStatus:
-    """Return how the breaker of a sink stands.
+    """Return the status of a sink's breaker.
 
     Raises:
         RedisError: Redis does not answer.
     """
-    state, failures, opened, probe_in, closed_for = redis.register_script(_STATUS_SCRIPT)(
-        [_key(sink)]
-    )
-    return BreakerStatus(
-        State(state),
-        failures,
-        opened,
-        probe_in / 1000,
-        closed_for / 1000 if closed_for >= 0 else None,
-    )
+    script = redis.register_script(_STATUS_SCRIPT)
+    state, failures, opened, probe_in_ms, closed_ms = script([_key(sink)])
+    closed_for = closed_ms / 1000 if closed_ms >= 0 else None
+    return BreakerStatus(State(state), failures, opened, probe_in_ms / 1000, closed_for)
 
 
 def _key(sink: str) -> str:
@@ -132,22 +132,20 @@ class Breaker:
         probe_seconds: int,
         on_closed: Callable[[], object] = lambda: None,
     ) -> None:
-        """Keep it in ``redis``, open it as ``policy`` says; call ``on_closed`` when it closes.
+        """Keep the state in ``redis``, which must decode responses.
 
-        A probe that says nothing for ``probe_seconds`` is given up.
+        ``policy`` says when it opens and for how long. A probe without a result after
+        ``probe_seconds`` is replaced. ``on_closed`` is called when it closes.
         """
         self._on_closed = on_closed
         self._sink = sink
         self._redis = redis
-        self._step = redis.register_script(_TRANSITION_SCRIPT)
-        self._limits = (
-            policy.breaker_failures,
-            policy.breaker_seconds * 1000,
-            probe_seconds * 1000,
-        )
+        self._script = redis.register_script(_TRANSITION_SCRIPT)
+        open_ms, probe_ms = policy.breaker_seconds * 1000, probe_seconds * 1000
+        self._limits = (policy.breaker_failures, open_ms, probe_ms)
 
     def raise_if_open(self) -> None:
-        """Park a delivery before what would be done for it in vain; it takes no probe's place.
+        """Park a delivery before work that would be needless; this starts no probe.
 
         Raises:
             ParkedError: the breaker is open.
@@ -161,29 +159,57 @@ class Breaker:
 
     @contextmanager
     def guard(self, task_id: str) -> Iterator[None]:
-        """Let the delivery inside call the sink, and note how that ended.
+        """Let the block call the sink, and record how that ended.
+
+        An error with ``counts_as_failure`` is a failure; any other ``DeliveryError`` is a success,
+        since the sink responded. Other exceptions are not recorded.
 
         Raises:
-            ParkedError: it may not; nothing inside was done.
+            ParkedError: the breaker blocks the call; the block did not run.
         """
         admission = self._admit(task_id)
-        if admission == "refused":
-            raise self._parked()
         try:
             yield
-        except TransientDeliveryError as error:
-            self._note("failed" if error.counts_as_failure else "succeeded", task_id, admission)
+        except DeliveryError as error:
+            failed = isinstance(error, TransientDeliveryError) and error.counts_as_failure
+            self._record("failed" if failed else "succeeded", task_id, admission)
             raise
-        except DeliveryError:
-            self._note("succeeded", task_id, admission)  # it answered
-            raise
-        self._note("succeeded", task_id, admission)
+        self._record("succeeded", task_id, admission)
 
-    def _note(self, how: Literal["failed", "succeeded"], task_id: str, admission: str) -> None:
-        verdict, _, opened = admission.partition(":")
-        if not verdict or (how == "succeeded" and verdict == "admitted"):
-            return  # Redis was away, or there is no failure to forget
-        match self._do(how, task_id, opened):
+    def status(self) -> BreakerStatus:
+        """Return its status.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        return status_of(self._redis, self._sink)
+
+    def _admit(self, task_id: str) -> _Admission | None:
+        """Admit a call; None if Redis does not answer.
+
+        A breaker is nearly always closed, and then this is one read.
+
+        Raises:
+            ParkedError: the breaker blocks the call.
+        """
+        fields = ("open_until", "opened", "failures")
+        found = self._ask(lambda: self._redis.hmget(_key(self._sink), fields))
+        if found is None:
+            return None
+        open_until, opened, failures = found
+        if not open_until:
+            return _Admission(opened or "0", note_success=failures is not None)
+        answer = self._transition("admit", task_id)
+        if answer == "refused":
+            raise self._parked()
+        return _Admission(answer, note_success=True) if answer else None
+
+    def _record(
+        self, result: Literal["failed", "succeeded"], task_id: str, admission: _Admission | None
+    ) -> None:
+        if not admission or (result == "succeeded" and not admission.note_success):
+            return
+        match self._transition(result, task_id, admission.opened):
             case "opened":
                 _log.error("breaker of %s opened: it is not called", self._sink)
             case "reopened":
@@ -192,34 +218,17 @@ class Breaker:
                 _log.warning("breaker of %s closed: it is called again", self._sink)
                 self._on_closed()
 
-    def status(self) -> BreakerStatus:
-        """Return how it stands.
-
-        Raises:
-            RedisError: Redis does not answer.
-        """
-        return status_of(self._redis, self._sink)
-
-    def _admit(self, task_id: str) -> str:
-        """Ask whether a call may be made; closed, as a breaker nearly always is, a look will do."""
-        try:
-            looked: Any = self._redis.hmget(_key(self._sink), ("open_until", "opened", "failures"))
-        except (RedisError, AttemptTimeoutError) as error:  # it may not answer at all
-            return self._fail_open(error)
-        open_until, opened, failures = looked
-        if open_until:
-            return self._do("admit", task_id)
-        return f"{'watched' if failures else 'admitted'}:{opened or 0}"
-
-    def _do(
+    def _transition(
         self, op: Literal["admit", "failed", "succeeded"], task_id: str, opened: str = ""
-    ) -> str:
-        try:
-            answer: Any = self._step([_key(self._sink)], [op, task_id, *self._limits, opened])
-        except (RedisError, AttemptTimeoutError) as error:  # it may not answer at all
-            return self._fail_open(error)
-        return str(answer)
+    ) -> Any:
+        arguments: list[str | int] = [op, task_id, *self._limits, opened]
+        return self._ask(lambda: self._script([_key(self._sink)], arguments))
 
-    def _fail_open(self, error: BaseException) -> str:
-        _log.warning("breaker of %s not asked: %s", self._sink, type(error).__name__)
-        return ""
+    def _ask(self, command: Callable[[], Any]) -> Any:
+        """Run a command of Redis; None if it, or the task's time limit, ends without an answer."""
+        try:
+            return command()
+        except (RedisError, AttemptTimeoutError) as error:
+            name = type(error).__name__
+            _log.warning("breaker of %s unavailable, not applied: %s", self._sink, name)
+            return None

@@ -1,4 +1,4 @@
-"""One call to a sink: everything that its settings say of it, on the wire."""
+"""Calls to a sink: body, headers, authentication and signature, as its settings define them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ import requests
 from standardwebhooks import Webhook
 
 from tasks.clock import now
-from tasks.delivery.http import Response, error_for_status, send
-from tasks.delivery.oauth import Tokens
+from tasks.delivery.http import BASE_HEADERS, Response, send
+from tasks.delivery.oauth import Tokens, bearer
 from tasks.delivery.redaction import excerpt, strings_in
 from tasks.errors import DeliveryError
 from tasks.events import canonical_json
@@ -18,7 +18,7 @@ from tasks.settings import SinkSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallResult:
-    """One call: the headers it was made with, and what came back."""
+    """One call: the headers that were sent, and the response."""
 
     headers: Mapping[str, str] = field(repr=False)
     response: Response = field(repr=False)
@@ -26,38 +26,37 @@ class CallResult:
 
     @property
     def excerpt(self) -> str:
-        """The beginning of the answer, without ``secrets``."""
+        """The beginning of the response body, with ``secrets`` redacted."""
         return excerpt(self.response.body, self.secrets, whole=self.response.whole)
 
     @property
     def error(self) -> DeliveryError | None:
-        """What the answer means; None is delivered."""
-        error = error_for_status(self.response.status, self.response.retry_after, now())
-        if error:
+        """The error that the response stands for; None if the event is delivered."""
+        if error := self.response.error:
             error.status = self.response.status
             error.response = self.excerpt or None
         return error
 
 
 class SinkClient:
-    """This process's way to one sink: how to call it, and the connections to it."""
+    """Calls one sink, over connections that are used again."""
 
     def __init__(
         self, sink: SinkSettings, session: requests.Session, tokens: Tokens | None = None
     ) -> None:
-        """Make a client that has not connected yet; ``tokens`` are those of the sink's grant."""
+        """Connect to nothing yet. ``tokens`` are those of the sink's OAuth grant, if it has one."""
         self._sink = sink
         self._session = session
         self._tokens = tokens
         self._signers = [Webhook(secret) for secret in sink.signing_secrets]
 
     def post(self, body: Mapping[str, Any], key: str) -> int:
-        """Deliver something and return the status of the answer; ``key`` is the Idempotency-Key.
+        """Deliver a body and return the status of the response; ``key`` is the Idempotency-Key.
 
         Raises:
-            TransientDeliveryError: the sink could not be reached, or says that it cannot now.
+            TransientDeliveryError: there was no response, or one that allows a retry.
             DeliveryError: the sink refused the event for good.
-            SettingsError: nobody said where the sink is.
+            SettingsError: the sink's endpoint is not set.
         """
         result = self.call(body, key)
         if error := result.error:
@@ -65,23 +64,23 @@ class SinkClient:
         return result.response.status
 
     def call(
-        self, body: Mapping[str, Any], key: str, more: Mapping[str, str] | None = None
+        self, body: Mapping[str, Any], key: str, extra_headers: Mapping[str, str] | None = None
     ) -> CallResult:
-        """Call the sink, with ``more`` headers, and tell what came of it.
+        """Call the sink and return the headers that were sent and the response.
 
-        An access token that the sink does not take is renewed, and the call repeated, once.
+        If the sink answers 401 to an access token, the call is repeated once with a new one.
 
         Raises:
-            As ``post``, where there was no answer.
+            As ``post``, where there was no response.
         """
         data = canonical_json(body)
-        headers = {**self._headers(data, key), **(more or {})}
+        headers = {**self._headers(data, key), **(extra_headers or {})}
         secrets = [*self._sink.secrets, *strings_in(body)]
         if self._tokens:
             response, token = self._tokens.use(
-                lambda token: self._send(data, _bearing(token, headers))
+                lambda token: self._send(data, {**headers, **bearer(token)})
             )
-            headers = _bearing(token, headers)
+            headers |= bearer(token)
             secrets.append(token)
         else:
             response = self._send(data, headers)
@@ -101,8 +100,7 @@ class SinkClient:
     def _headers(self, data: bytes, key: str) -> dict[str, str]:
         credential = self._sink.credential
         return {
-            "User-Agent": "cxone-event-processor",
-            "Accept-Encoding": "identity",  # what comes back is read by people, if at all
+            **BASE_HEADERS,
             **self._sink.headers,
             **({credential.header: credential.value} if credential else {}),
             "Content-Type": "application/json",
@@ -111,7 +109,7 @@ class SinkClient:
         }
 
     def _signature(self, data: bytes, key: str) -> dict[str, str]:
-        """Sign an attempt as Standard Webhooks says, once with each secret."""
+        """Sign an attempt as Standard Webhooks defines it, once with each secret."""
         moment = now()
         signatures = [signer.sign(key, moment, data.decode()) for signer in self._signers]
         return {
@@ -119,7 +117,3 @@ class SinkClient:
             "webhook-timestamp": str(int(moment.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
-
-
-def _bearing(token: str, headers: Mapping[str, str]) -> dict[str, str]:
-    return {**headers, "Authorization": f"Bearer {token}"}

@@ -1,15 +1,13 @@
-"""An interaction's context, from the REST API of CXone, for the sinks that are to get it.
+"""Contexts of interactions, from the REST API of CXone, for sinks with ``context``.
 
-It is asked for inside the delivery, so it costs the other sinks nothing, and it never costs the
-event: what cannot be had within its time is gone without, or waited for (``CXONE_WAIT_SECONDS``).
-It is personal data. It comes to rest in Redis alone, for as long as it is of use, and shows
-nowhere; errors tell a status and the settings to look at.
+A context is fetched inside the delivery, so other sinks do not wait for it. It never fails an
+event: after ``CXONE_TIMEOUT_SECONDS`` the delivery is made without it, or retried later until
+``CXONE_WAIT_SECONDS`` have passed. It is personal data: it is stored in Redis alone, with a time
+to live, and is in no log and no message of an error.
 """
 
 import json
 import logging
-import random
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -20,9 +18,10 @@ from redis import Redis, RedisError
 
 from tasks.clock import elapsed_ms, now, to_rfc3339
 from tasks.counters import COUNTERS
+from tasks.delivery.backoff import Deadline, jitter, retry_delay
 from tasks.delivery.circuit_breaker import Breaker
-from tasks.delivery.http import Response, error_for_status, send
-from tasks.delivery.oauth import Tokens
+from tasks.delivery.http import BASE_HEADERS, Response, send
+from tasks.delivery.oauth import Tokens, bearer
 from tasks.errors import ContextMissingError, DeliveryError, ParkedError, TransientDeliveryError
 from tasks.events import canonical_json
 from tasks.settings import CxoneSettings, OAuthGrant
@@ -31,7 +30,7 @@ from tasks.settings.environment import is_safe, url_to_call
 from tasks.settings.http import DEFAULT_TLS
 from tasks.sinks import Policy
 
-#: How it presses: waits between tries, time to connect, and when to leave CXone alone for a while.
+#: Backoff, time to connect, and circuit breaker of requests to CXone.
 REQUEST_POLICY = Policy(
     backoff_base=1,
     backoff_cap=4,
@@ -41,17 +40,17 @@ REQUEST_POLICY = Policy(
     breaker_seconds=30,
 )
 
-#: Seconds that discovered endpoints are used.
+#: Seconds that a discovered endpoint is cached.
 DISCOVERED_FOR = 3_600
 
-#: Until when CXone asked all of us for patience.
+#: Key in Redis that exists while CXone's ``Retry-After`` holds, for all workers.
 _THROTTLED_UNTIL = "cxone.busy"
 
 _log = logging.getLogger(__name__)
 
 
 class ContextResult(NamedTuple):
-    """What a delivery adds to its body, and what its audit record notes."""
+    """The context that a delivery adds to its body, and the note in its audit record."""
 
     context: Mapping[str, Any] | None = None
     note: str | None = None
@@ -63,9 +62,9 @@ class Contexts:
     def __init__(
         self, cxone: CxoneSettings, redis: Redis, session: requests.Session, *, keep: int
     ) -> None:
-        """Ask for nothing yet. ``redis`` must decode responses.
+        """Request nothing yet. ``redis`` must decode responses.
 
-        ``keep`` is for how many seconds the tries of one delivery get the same.
+        ``keep`` is how many seconds all attempts of one delivery get the same context.
         """
         self._cxone = cxone
         self._redis = redis
@@ -74,10 +73,11 @@ class Contexts:
         self._breaker = Breaker(redis, "cxone", REQUEST_POLICY, probe_seconds=cxone.max_seconds)
 
     def for_delivery(self, task_id: str, interaction_id: str, received_at: str) -> ContextResult:
-        """Return what a delivery goes with: on each of its tries the same, while Redis keeps it.
+        """Return the context of a delivery, the same on each of its attempts while Redis keeps it.
 
         Raises:
-            ContextMissingError: it is to wait; how long yet follows from ``received_at``.
+            ContextMissingError: there is none, and since ``received_at`` less than
+                ``CXONE_WAIT_SECONDS`` have passed.
         """
         key = f"context.{task_id}"
         with suppress(RedisError):
@@ -87,7 +87,7 @@ class Contexts:
             found = ContextResult(self.get(interaction_id))
         except DeliveryError as error:
             if not isinstance(error, TransientDeliveryError):
-                _log.error("no context for anybody: %s", error)
+                _log.error("no context for any event: %s", error)
             if elapsed_ms(received_at, to_rfc3339(now())) < 1_000 * self._cxone.wait:
                 COUNTERS.add("contexts", outcome="awaited")
                 raise ContextMissingError(f"waits for its context: {error}") from None
@@ -95,16 +95,16 @@ class Contexts:
         COUNTERS.add("contexts", outcome="had" if found.context else "missing")
         with suppress(RedisError):
             if not self._redis.set(key, json.dumps(found), nx=True, ex=self._keep):
-                kept = self._redis.get(key)  # of the same delivery, running twice
+                kept = self._redis.get(key)  # the same delivery runs twice
                 return ContextResult(*json.loads(str(kept))) if kept else found
         return found
 
     def get(self, interaction_id: str) -> dict[str, Any]:
-        """Return the context of an interaction; it takes ``CxoneSettings.longest`` at most.
+        """Return the context of an interaction, within ``CxoneSettings.max_seconds``.
 
         Raises:
-            TransientDeliveryError: there is none yet, or CXone or Redis does not give it now.
-            DeliveryError: CXone refuses it; names the settings to look at.
+            TransientDeliveryError: there is none yet, or CXone or Redis is unavailable.
+            DeliveryError: CXone refuses; the message names the settings to check.
         """
         try:
             return self._get(interaction_id)
@@ -117,51 +117,45 @@ class Contexts:
 
     def _get(self, interaction_id: str) -> dict[str, Any]:
         key = f"cxone.context.{interaction_id}"
-        context: dict[str, Any]
-        if interaction_id in (".", ".."):  # they would lead to another path
+        if interaction_id in (".", ".."):  # they would change the path of the URL
             raise TransientDeliveryError(
                 "CXone has none: not the id of a contact", counts_as_failure=False
             )
         if kept := self._redis.get(key):
-            context = json.loads(str(kept))
+            context: dict[str, Any] = json.loads(str(kept))
             return context
-        answer = self._ask_in_time(interaction_id)
-        context = context_in(answer, self._cxone.credentials)
+        response = self._request(interaction_id)
+        context = context_in(response, self._cxone.credentials)
         if self._cxone.cache:
             with suppress(RedisError):
                 self._redis.set(key, json.dumps(context), ex=self._cxone.cache)
         return context
 
-    def _ask_in_time(self, interaction_id: str) -> Response:
-        """Ask, and again, as often and as long as the settings allow.
+    def _request(self, interaction_id: str) -> Response:
+        """Request a context, up to ``max_attempts`` times and until the deadline.
 
         Raises:
-            DeliveryError: the last try's.
+            DeliveryError: of the last attempt.
         """
-        deadline = time.monotonic() + self._cxone.timeout
-        tries = 0
-        while True:
+        deadline = Deadline(self._cxone.timeout)
+        for attempt in range(1, self._cxone.max_attempts + 1):
             self._wait_while_throttled(deadline)
-            tries += 1
             try:
                 with self._breaker.guard(interaction_id):
-                    return self._ask(interaction_id, deadline)
+                    return self._request_once(interaction_id, deadline)
             except TransientDeliveryError as error:
                 self._note_throttling(error)
-                wait = (
-                    0
-                    if error.retry_after
-                    else _jitter(REQUEST_POLICY.backoff_base * 2 ** (tries - 1))
-                )
-                if tries == self._cxone.max_attempts or time.monotonic() + wait > deadline:
+                # A Retry-After is obeyed by all workers, in _wait_while_throttled.
+                delay = 0 if error.retry_after else retry_delay(attempt, REQUEST_POLICY)
+                if attempt == self._cxone.max_attempts or not deadline.sleep(delay):
                     raise
-            time.sleep(wait)  # the backoff, which ends before the deadline
+        raise AssertionError  # the last attempt returned or raised
 
-    def _wait_while_throttled(self, deadline: float) -> None:
-        """Wait as long as CXone asked of any of us.
+    def _wait_while_throttled(self, deadline: Deadline) -> None:
+        """Wait as long as CXone's last ``Retry-After`` to any worker asks.
 
         Raises:
-            TransientDeliveryError: that is too long.
+            TransientDeliveryError: that would end after the deadline.
         """
         pipe = self._redis.pipeline(transaction=False)
         pipe.get(_THROTTLED_UNTIL)
@@ -169,33 +163,29 @@ class Contexts:
         reason, left = pipe.execute()
         if not reason:
             return
-        wait = max(0, left) / 1_000 + _jitter(1)  # we do not all come back at once
-        if time.monotonic() + wait > deadline:
+        if not deadline.sleep(max(0, left) / 1_000 + jitter(0, 1)):
             raise TransientDeliveryError(reason, counts_as_failure=False)
-        time.sleep(wait)  # what CXone asked for
 
     def _note_throttling(self, error: TransientDeliveryError) -> None:
         if error.retry_after:
             seconds = min(error.retry_after, REQUEST_POLICY.retry_after_cap)
             self._redis.set(_THROTTLED_UNTIL, str(error), px=1 + int(1_000 * seconds))
 
-    def _ask(self, interaction_id: str, deadline: float) -> Response:
-        """Ask for a context once.
+    def _request_once(self, interaction_id: str, deadline: Deadline) -> Response:
+        """Make one attempt.
 
         Raises:
-            TransientDeliveryError: no answer, or one that asks for another try.
-            DeliveryError: there is no token or no endpoint to be had.
+            TransientDeliveryError: there was no response, or one that allows a retry.
+            DeliveryError: there is no token or no endpoint.
         """
         tokens, api_url = self._endpoints(deadline)
         path = self._cxone.contact_path.replace(ID_PLACEHOLDER, quote(interaction_id, safe=""))
-        answer, _ = tokens.use(
-            lambda token: self._fetch(api_url + path, deadline, Authorization=f"Bearer {token}")
-        )
-        _raise_if_transient(answer)
-        return answer
+        response, _ = tokens.use(lambda token: self._get_url(api_url + path, deadline, token))
+        _raise_if_transient(response)
+        return response
 
-    def _endpoints(self, deadline: float) -> tuple[Tokens, str]:
-        """The tokens to use, and the base of the API, as they are set or discovered."""
+    def _endpoints(self, deadline: Deadline) -> tuple[Tokens, str]:
+        """Return the tokens and the base URL of the API, from the settings or by discovery."""
         token_url = self._cxone.token_url or self._discovered(
             "/.well-known/openid-configuration", "token_endpoint", deadline
         )
@@ -213,25 +203,26 @@ class Contexts:
         )
         return Tokens(self._redis, self._session, grant), api_url.rstrip("/")
 
-    def _discovered(self, path: str, field: str, deadline: float) -> str:
-        """Return an endpoint that NICE tells; remembered by all for a while.
+    def _discovered(self, path: str, field: str, deadline: Deadline) -> str:
+        """Return an endpoint that NICE publishes (docs/facts.md, N1); all workers share a cache.
 
         Raises:
-            TransientDeliveryError: no answer.
-            DeliveryError: it is not told, or is no URL to send a secret to.
+            TransientDeliveryError: there was no response, or one that allows a retry.
+            DeliveryError: there is no endpoint, or none that a secret may be sent to.
         """
         url = self._cxone.discovery_url + path
         key = f"cxone.discovered.{url}"
         if kept := self._redis.get(key):
             return str(kept)
-        answer = self._fetch(url, deadline)
-        _raise_if_transient(answer)
-        endpoint = endpoint_in(answer, field, allow_http=self._cxone.allow_http)
+        response = self._get_url(url, deadline)
+        _raise_if_transient(response)
+        endpoint = endpoint_in(response, field, allow_http=self._cxone.allow_http)
         self._redis.set(key, endpoint, ex=DISCOVERED_FOR)
         return endpoint
 
-    def _fetch(self, url: str, deadline: float, **headers: str) -> Response:
-        left = deadline - time.monotonic()
+    def _get_url(self, url: str, deadline: Deadline, token: str | None = None) -> Response:
+        left = deadline.left
+        headers = {**BASE_HEADERS, "Accept": "application/json", **(bearer(token) if token else {})}
         too_late = f"CXone: no answer within {self._cxone.timeout} s"
         if left <= 0:
             raise TransientDeliveryError(too_late)
@@ -240,52 +231,43 @@ class Contexts:
                 self._session,
                 url,
                 None,
-                {
-                    "User-Agent": "cxone-event-processor",
-                    "Accept": "application/json",
-                    "Accept-Encoding": "identity",
-                    **headers,
-                },
+                headers,
                 timeout=(
                     min(REQUEST_POLICY.connect_timeout, left),
                     min(self._cxone.read_timeout, left),
                 ),
                 tls=DEFAULT_TLS,
             )
-        except TransientDeliveryError as nothing:
-            over = time.monotonic() >= deadline
-            raise TransientDeliveryError(too_late if over else f"CXone: {nothing}") from None
+        except TransientDeliveryError as error:
+            message = f"CXone: {error}" if deadline.left > 0 else too_late
+            raise TransientDeliveryError(message) from None
 
 
-def _jitter(longest: float) -> float:
-    return random.uniform(0, min(longest, REQUEST_POLICY.backoff_cap))  # noqa: S311 - nobody is surprised
-
-
-def _raise_if_transient(answer: Response) -> None:
-    error = error_for_status(answer.status, answer.retry_after, now())
+def _raise_if_transient(response: Response) -> None:
+    error = response.error
     if isinstance(error, TransientDeliveryError):
         raise TransientDeliveryError(
             f"CXone: {error}", error.retry_after, counts_as_failure=error.counts_as_failure
         )
 
 
-def context_in(answer: Response, credentials: str) -> dict[str, Any]:
-    """Read a context out of an answer; ``credentials`` names the settings that a refusal is about.
+def context_in(response: Response, credentials: str) -> dict[str, Any]:
+    """Read the context in a response; ``credentials`` names the settings to check
+    after a 401 or 403.
 
     Raises:
-        TransientDeliveryError: there is none yet; the API lags by 15 minutes and more (FACTS).
+        TransientDeliveryError: there is none yet; the API lags (docs/facts.md, N4).
         DeliveryError: it is refused, or is no JSON object.
     """
-    error = error_for_status(answer.status, None, now())
-    if answer.status == 404 or not (error or answer.body.strip()):
+    error = response.error
+    if response.status == 404 or not (error or response.body.strip()):
         how = str(error) if error else "an empty answer"
         raise TransientDeliveryError(f"CXone has none yet: {how}", counts_as_failure=False)
     if error:
-        look_at = (
-            credentials if answer.status in (401, 403) else "CXONE_API_URL, CXONE_CONTACT_PATH"
-        )
-        raise DeliveryError(f"CXone: {error} (see {look_at})")
-    context = _json_in(answer)
+        refused = response.status in (401, 403)
+        names = credentials if refused else "CXONE_API_URL, CXONE_CONTACT_PATH"
+        raise DeliveryError(f"CXone: {error} (see {names})")
+    context = _json_in(response)
     if not isinstance(context, dict):
         raise DeliveryError("CXone: the answer is no JSON object (see CXONE_CONTACT_PATH)")
     if not context:
@@ -293,32 +275,32 @@ def context_in(answer: Response, credentials: str) -> dict[str, Any]:
     return context
 
 
-def endpoint_in(answer: Response, field: str, *, allow_http: bool) -> str:
-    """Read an endpoint out of an answer of the discovery.
+def endpoint_in(response: Response, field: str, *, allow_http: bool) -> str:
+    """Read an endpoint in a response of the discovery.
 
     Raises:
         DeliveryError: it is not there, or is no URL that a secret may be sent to.
     """
-    said = _json_in(answer)
-    endpoint = said.get(field) if isinstance(said, dict) else None
+    fields = _json_in(response)
+    endpoint = fields.get(field) if isinstance(fields, dict) else None
     try:
-        if not 200 <= answer.status < 300 or not isinstance(endpoint, str):
+        if response.error or not isinstance(endpoint, str):
             raise ValueError
         if not (allow_http or is_safe(url_to_call(endpoint))):
             raise ValueError
         return url_to_call(endpoint)
     except ValueError:
         raise DeliveryError(
-            f"CXone: {field} is not discovered, {answer.status} "
+            f"CXone: {field} is not discovered, {response.status} "
             "(see CXONE_DISCOVERY_URL, CXONE_TENANT_ID)"
         ) from None
 
 
-def _json_in(answer: Response) -> Any:
-    """Read what can be passed on: JSON knows neither NaN nor half a character, Python does."""
+def _json_in(response: Response) -> Any:
+    """Read the body; None if it is no JSON, also where Python reads NaN or a lone surrogate."""
     try:
-        said = json.loads(answer.body) if answer.whole else None
-        canonical_json(said)
+        value = json.loads(response.body) if response.whole else None
+        canonical_json(value)
     except (ValueError, RecursionError):
         return None
-    return said
+    return value

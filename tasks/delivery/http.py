@@ -1,4 +1,4 @@
-"""One HTTP exchange with a server of somebody else, and what its answer means."""
+"""One HTTP request, and what its response means."""
 
 import time
 from collections.abc import Mapping
@@ -15,24 +15,33 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 
+from tasks.clock import now
 from tasks.errors import AttemptTimeoutError, DeliveryError, TransientDeliveryError
 from tasks.settings import Tls
 from tasks.settings.http import BODY_READ_TIMEOUT
 
-#: Answers of a sink that is well, and may take the event another time.
+#: Statuses of a healthy server that may accept the same request later.
 RETRYABLE_CLIENT_ERRORS = frozenset({408, 425, 429})
 
-#: A body of up to this many bytes and seconds is read, so that the connection can be used again.
+#: How much of a body is read at most; a connection whose response was read can be used again.
 MAX_BODY_BYTES = 65_536
+
+#: Headers of every request. Responses are read without decompressing them.
+BASE_HEADERS = {"User-Agent": "cxone-event-processor", "Accept-Encoding": "identity"}
 
 
 class Response(NamedTuple):
-    """What came back. ``whole`` tells whether ``body`` is all of the body."""
+    """A response. ``whole`` is whether ``body`` is all of its body."""
 
     status: int
     retry_after: str | None
     body: bytes
     whole: bool
+
+    @property
+    def error(self) -> DeliveryError | None:
+        """The error that it stands for; None for success."""
+        return error_for_status(self.status, self.retry_after, now())
 
 
 def make_session() -> requests.Session:
@@ -53,14 +62,14 @@ def send(
     timeout: tuple[float, float],
     tls: Tls,
 ) -> Response:
-    """Post something, or get what is there if there is nothing to post; once.
+    """Send one POST request, or a GET where ``data`` is None. Redirects are not followed.
 
-    Redirects are not followed. Time-outs are to connect and to answer.
+    ``timeout`` is the seconds to connect, and to wait for the next byte of the response.
 
     Raises:
-        TransientDeliveryError: there was no answer. It tells nothing of what was sent, nor where.
+        TransientDeliveryError: there was no response. Its message contains nothing of the request.
     """
-    # "from None": the causes spell out the URL, and Flower shows tracebacks.
+    # "from None": the causes contain the URL, and Flower shows tracebacks.
     try:
         with session.send(
             _prepare(session, url, data, headers),
@@ -84,31 +93,31 @@ def send(
 def _prepare(
     session: requests.Session, url: str, data: bytes | None, headers: Mapping[str, str]
 ) -> requests.PreparedRequest:
-    """Make what is sent. ``session.request`` takes as long for it as for all the rest together."""
-    together = CaseInsensitiveDict(session.headers)
-    together.update(headers)
+    """Prepare a request, for less CPU time than ``session.request`` needs."""
+    merged = CaseInsensitiveDict(session.headers)
+    merged.update(headers)
     request = requests.PreparedRequest()
     method = "GET" if data is None else "POST"
-    request.prepare(method, url, headers=together, data=data, auth=_no_auth)
+    request.prepare(method, url, headers=merged, data=data, auth=_no_auth)
     return request
 
 
 @lru_cache(maxsize=64)
 def _environment_settings(session: requests.Session, origin: str, tls: Tls) -> Mapping[str, Any]:
-    """Find the proxies and authorities that the environment has for a server, once a process."""
+    """Return the proxies and authorities that the environment sets for a server; cached."""
     verify = tls.ca_file or True
     return session.merge_environment_settings(origin, {}, True, verify, tls.certificate)
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Change nothing: without this, requests would take credentials out of ``~/.netrc``."""
+    """Change nothing; without it, requests reads ``~/.netrc`` (docs/facts.md, H3)."""
     return request
 
 
 def _read(response: requests.Response) -> tuple[bytes, bool]:
-    """Read the body, within bounds; tell whether that is all of it.
+    """Read the body within bounds; return it, and whether it is all of it (docs/facts.md, H2).
 
-    What the answer means is known before, so whatever goes wrong here does not matter.
+    The status alone decides what the response means, so errors are ignored here.
     """
     deadline = time.monotonic() + BODY_READ_TIMEOUT
     body = b""
@@ -122,7 +131,7 @@ def _read(response: requests.Response) -> tuple[bytes, bool]:
 
 
 def _root_of(problem: BaseException) -> str:
-    """Find what the operating system said, below what the libraries made of it."""
+    """Return the operating system's message among the causes, else the innermost class."""
     cause: BaseException | None = problem
     while cause:
         if isinstance(cause, OSError) and cause.strerror:
@@ -134,16 +143,13 @@ def _root_of(problem: BaseException) -> str:
 def error_for_status(
     status: int, retry_after: str | None, moment: datetime
 ) -> DeliveryError | None:
-    """Tell what an answer means: None is delivered, else the error to raise."""
+    """Return the error that a status stands for; None for success."""
     if 200 <= status < 300:
         return None
     reason = _reason(status)
-    if status >= 500:
-        return TransientDeliveryError(reason, seconds_of(retry_after, moment))
-    if status in RETRYABLE_CLIENT_ERRORS:
-        return TransientDeliveryError(
-            reason, seconds_of(retry_after, moment), counts_as_failure=False
-        )
+    if status >= 500 or status in RETRYABLE_CLIENT_ERRORS:
+        seconds = parse_retry_after(retry_after, moment)
+        return TransientDeliveryError(reason, seconds, counts_as_failure=status >= 500)
     if 300 <= status < 400:
         return DeliveryError(f"{reason}: redirects are not followed")
     if status == HTTPStatus.GONE:
@@ -158,16 +164,16 @@ def _reason(status: int) -> str:
         return str(status)
 
 
-def seconds_of(retry_after: str | None, moment: datetime) -> float | None:
-    """Read a ``Retry-After``, in either form that RFC 9110 gives it; None if there is none."""
-    if not retry_after:
+def parse_retry_after(value: str | None, moment: datetime) -> float | None:
+    """Return the seconds of a ``Retry-After``, in either form of RFC 9110, else None."""
+    if not value:
         return None
-    text = retry_after.strip()
+    text = value.strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
         date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # the year 2200000000 is no date either
+    except (ValueError, OverflowError):  # parsed, but no date: the year 2200000000
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=moment.tzinfo)

@@ -1,9 +1,8 @@
-"""OAuth access tokens: each is shared by all workers through Redis, and renewed by one of them."""
+"""OAuth access tokens, shared by all workers through Redis; one worker requests each."""
 
 import base64
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -14,35 +13,37 @@ import requests
 from redis import Redis, RedisError
 from redis.exceptions import LockError
 
-from tasks.clock import now
-from tasks.delivery.http import Response, error_for_status, send
+from tasks.delivery.backoff import Deadline
+from tasks.delivery.http import BASE_HEADERS, Response, send
 from tasks.errors import DeliveryError, TransientDeliveryError
 from tasks.settings import OAuthGrant
 from tasks.settings.http import MAX_TOKEN_SECONDS, TOKEN_TIMEOUT, TOKEN_WAIT
 
-#: Seconds before its end that a token is not used any more; of a short life, the second half.
+#: Seconds before its expiry that a token is not used any more, but at most half its lifetime.
 MARGIN = 300
 
-#: Life of a token whose answer does not tell, and the longest we believe, in seconds.
+#: Lifetime of a token without a usable ``expires_in``, and the longest that is used, in seconds.
 DEFAULT_TTL, MAX_TTL = 600, 86_400
 
-
-#: Milliseconds that a refusal stands for all workers before one of them asks again.
+#: Milliseconds that all workers share a refusal, before one of them makes another request.
 REFUSED_FOR = 2_000
 
-#: Milliseconds between two tokens that are dropped: a sink that takes none costs no more of them.
+#: Least milliseconds between two drops, so that a sink that accepts no token causes few requests.
 DROPPED_FOR = 1_000
 
-# KEYS: token, mark that one was dropped. ARGV: the token, milliseconds until the next may be.
+#: Seconds between two looks for a token that another worker has requested.
+POLL_INTERVAL = 0.05
+
+# KEYS: cached token, mark of a drop. ARGV: the token, milliseconds that the mark is kept.
 _DROP_SCRIPT = """
-local kept = redis.call('GET', KEYS[1])
-if kept and cjson.decode(kept).token == ARGV[1]
+local cached = redis.call('GET', KEYS[1])
+if cached and cjson.decode(cached).token == ARGV[1]
     and redis.call('SET', KEYS[2], '', 'NX', 'PX', ARGV[2]) then
   redis.call('DEL', KEYS[1])
 end
 """
 
-#: The errors of RFC 6749, which tell nothing secret.
+#: The error codes of RFC 6749, 5.2; they contain no secret.
 _ERRORS = (
     "invalid_request",
     "invalid_client",
@@ -56,23 +57,23 @@ _ERRORS = (
 class Tokens:
     """The access tokens of one grant, one at a time.
 
-    Under its key in Redis is what came of asking for one: the token while it may be used, or for
-    a moment why there is none. So one worker asks, and all get the answer.
+    The grant's key in Redis holds the outcome of the last request: the token while it may be used,
+    or for ``REFUSED_FOR`` the error. So one worker makes the request, and all get the outcome.
     """
 
     def __init__(self, redis: Redis, session: requests.Session, grant: OAuthGrant) -> None:
-        """Ask for nothing yet. ``redis`` must decode responses."""
+        """Request nothing yet. ``redis`` must decode responses."""
         self._redis = redis
         self._session = session
         self._grant = grant
         self._drop = redis.register_script(_DROP_SCRIPT)
 
     def get(self) -> str:
-        """Return a token that is good for a while, asking for one if nobody has.
+        """Return a token that is still valid; request one if there is none.
 
         Raises:
-            TransientDeliveryError: the token endpoint or Redis does not answer, or cannot now.
-            DeliveryError: the token endpoint refuses; it names the settings to look at.
+            TransientDeliveryError: the token endpoint is unavailable or busy, or Redis is.
+            DeliveryError: the token endpoint refuses; the message names the settings to check.
         """
         try:
             return self._get()
@@ -81,24 +82,24 @@ class Tokens:
             raise TransientDeliveryError(error, counts_as_failure=False) from None
 
     def use(self, call: Callable[[str], Response]) -> tuple[Response, str]:
-        """Make a call with a token; one that is not taken is renewed, and the call repeated, once.
+        """Make a call with a token; after a 401, repeat it once with a new token.
 
-        Returns the answer, and the token that it was the answer to.
+        Returns the last response, and the token that it is about.
 
         Raises:
             As ``get``, and whatever ``call`` raises.
         """
         token = self.get()
-        answer = call(token)
-        if answer.status == HTTPStatus.UNAUTHORIZED:
+        response = call(token)
+        if response.status == HTTPStatus.UNAUTHORIZED:
             self.drop(token)
             token, refused = self.get(), token
             if token != refused:
-                answer = call(token)
-        return answer, token
+                response = call(token)
+        return response, token
 
     def drop(self, token: str) -> None:
-        """Forget a token that is not taken, unless it was replaced, or one was dropped just now."""
+        """Delete a refused token, unless it was replaced already or one was dropped just now."""
         keys = [self._grant.key, f"{self._grant.key}.dropped"]
         try:
             self._drop(keys, [token, DROPPED_FOR])
@@ -107,41 +108,41 @@ class Tokens:
             raise TransientDeliveryError(error, counts_as_failure=False) from None
 
     def _get(self) -> str:
-        deadline = time.monotonic() + TOKEN_WAIT
+        deadline = Deadline(TOKEN_WAIT)
         lock = self._redis.lock(f"{self._grant.key}.lock", timeout=MAX_TOKEN_SECONDS)
-        while not (kept := self._kept()):
+        while not (outcome := self._cached()):
             if lock.acquire(blocking=False):
                 try:
-                    kept = self._kept() or self._ask()
+                    outcome = self._cached() or self._request_and_cache()
                 finally:
-                    with suppress(LockError):  # it took too long, and is another's by now
+                    with suppress(LockError):  # it took too long; the lock is another worker's now
                         lock.release()
                 break
-            if time.monotonic() > deadline:
+            if not deadline.sleep(POLL_INTERVAL):
                 raise TransientDeliveryError("no access token: another worker asks in vain")
-            time.sleep(0.05)
-        if "token" not in kept:
-            raise _error_from_json(kept)
-        return str(kept["token"])
+        if "token" not in outcome:
+            raise _error_from_json(outcome)
+        return str(outcome["token"])
 
-    def _kept(self) -> dict[str, Any] | None:
+    def _cached(self) -> dict[str, Any] | None:
         text = self._redis.get(self._grant.key)
         return json.loads(str(text)) if text else None
 
-    def _ask(self) -> dict[str, Any]:
-        """Ask for a token; tell everybody what came of it."""
+    def _request_and_cache(self) -> dict[str, Any]:
+        """Request a token, and share the outcome with all workers."""
         try:
-            token, life = self._request()
-            kept, milliseconds = {"token": token}, int(1_000 * (life - min(MARGIN, life / 2)))
+            token, lifetime = self._request()
+            outcome = {"token": token}
+            milliseconds = int(1_000 * (lifetime - min(MARGIN, lifetime / 2)))
         except DeliveryError as error:
-            kept, milliseconds = _error_to_json(error), REFUSED_FOR
-        self._redis.set(self._grant.key, json.dumps(kept), px=max(1, milliseconds))
-        return kept
+            outcome, milliseconds = _error_to_json(error), REFUSED_FOR
+        self._redis.set(self._grant.key, json.dumps(outcome), px=max(1, milliseconds))
+        return outcome
 
     def _request(self) -> tuple[str, float]:
-        """Make the request; return a token and its life in seconds."""
+        """Request a token; return it and its lifetime in seconds."""
         try:
-            answer = send(
+            response = send(
                 self._session,
                 self._grant.url,
                 urlencode(self._grant.form).encode(),
@@ -149,28 +150,27 @@ class Tokens:
                 timeout=TOKEN_TIMEOUT,
                 tls=self._grant.tls,
             )
-        except TransientDeliveryError as nothing:
-            raise TransientDeliveryError(f"no access token: {nothing}") from None
-        error = error_for_status(answer.status, answer.retry_after, now())
+        except TransientDeliveryError as no_response:
+            raise TransientDeliveryError(f"no access token: {no_response}") from None
+        error = response.error
         if isinstance(error, TransientDeliveryError):
             message = f"no access token: {error}"
             raise TransientDeliveryError(
                 message, error.retry_after, counts_as_failure=error.counts_as_failure
             )
-        said = _fields_of(answer)
+        fields = _fields_of(response)
         if error:
-            code = f", {said['error']}" if said.get("error") in _ERRORS else ""
+            code = f", {fields['error']}" if fields.get("error") in _ERRORS else ""
             raise DeliveryError(f"no access token: {error}{code} (see {self._grant.settings})")
-        token = said.get("access_token")
+        token = fields.get("access_token")
         if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
             raise TransientDeliveryError("no access token: the answer has none")
-        return token, _seconds(said.get("expires_in"))
+        return token, _lifetime(fields.get("expires_in"))
 
     def _headers(self) -> dict[str, str]:
         headers = {
-            "User-Agent": "cxone-event-processor",
+            **BASE_HEADERS,
             "Accept": "application/json",
-            "Accept-Encoding": "identity",
             "Content-Type": "application/x-www-form-urlencoded",
         }
         if self._grant.client:
@@ -179,22 +179,28 @@ class Tokens:
         return headers
 
 
-def _fields_of(answer: Response) -> dict[str, Any]:
+def bearer(token: str) -> dict[str, str]:
+    """Return the header of a request with a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _fields_of(response: Response) -> dict[str, Any]:
     try:
-        said = json.loads(answer.body)
+        fields = json.loads(response.body)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
-def _seconds(expires_in: Any) -> float:
-    """Read the life of a token; some servers write it as a text."""
+def _lifetime(expires_in: Any) -> float:
+    """Read the lifetime of a token in seconds; some servers send a string."""
     try:
         return min(max(0.0, float(expires_in)), MAX_TTL)
     except (TypeError, ValueError, OverflowError):
         return DEFAULT_TTL
 
 
+# Workers of another release may read these keys, so "sick" (counts_as_failure) keeps its name.
 def _error_to_json(error: DeliveryError) -> dict[str, Any]:
     if isinstance(error, TransientDeliveryError):
         return {
@@ -205,9 +211,9 @@ def _error_to_json(error: DeliveryError) -> dict[str, Any]:
     return {"final": str(error)}
 
 
-def _error_from_json(kept: Mapping[str, Any]) -> DeliveryError:
-    if "final" in kept:
-        return DeliveryError(kept["final"])
+def _error_from_json(cached: Mapping[str, Any]) -> DeliveryError:
+    if "final" in cached:
+        return DeliveryError(cached["final"])
     return TransientDeliveryError(
-        kept["transient"], kept["retryAfter"], counts_as_failure=kept["sick"]
+        cached["transient"], cached["retryAfter"], counts_as_failure=cached["sick"]
     )

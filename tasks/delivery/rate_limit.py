@@ -1,50 +1,50 @@
-"""How hard all workers together may press a sink: its rate and its concurrency, in Redis.
+"""Rate limit and concurrency limit of each sink, in Redis, over all workers together.
 
-The rate is kept by the generic cell rate algorithm, a token bucket that is one number: in any *T*
+The rate limit is a generic cell rate algorithm, a token bucket that is one number: in any *T*
 seconds there are at most ``rate * T + burst`` calls, with a burst of a tenth of a second's calls
-(at least one). Who calls stands in a sorted set, each until it leaves, or until it must be dead.
-Time is Redis's own, so no clock of a worker matters.
+(at least one). Calls in progress are in a sorted set, each until it is released or its worker must
+have died. The clock is that of Redis; clocks of workers do not matter.
 """
 
-import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from redis import Redis, RedisError
 
+from tasks.delivery.backoff import Deadline, jitter
 from tasks.errors import AttemptTimeoutError, RateLimitExceededError, TransientDeliveryError
 from tasks.settings import SinkSettings
 
-#: Seconds' worth of calls that may come at once.
+#: Size of a burst, in seconds of the rate.
 BURST = 0.1
 
-#: Seconds that a call keeps its place beyond the longest that it may take; its time limit is less.
+#: Seconds that a call's slot is held beyond ``attempt_timeout``; the task's time limit is less.
 HOLD_GRACE = 20
 
-#: The shortest wait that is told, in seconds: less would be asking all the time.
+#: The shortest wait, in seconds, so that a high rate does not turn into polling.
 MIN_WAIT = 0.02
 
-#: Seconds after which to ask whether one of those who call has left: between these.
+#: Seconds between two attempts to get a slot, at least and at most.
 POLL_INTERVAL = (0.05, 0.15)
 
-# KEYS: the moment that the bucket is full again, who calls. ARGV: who asks, microseconds from call
-# to call (0: no rate) and of a burst, calls at once (0: any number), microseconds to keep a place.
-# Answers the microseconds to wait, or -1: until somebody leaves.
+# KEYS: when the bucket is full again (microseconds); the calls in progress. ARGV: holder,
+# microseconds between two calls (0: no rate limit), microseconds of a burst, slots (0: no
+# concurrency limit), microseconds to hold a slot. Returns the microseconds to wait; 0: acquired;
+# -1: no slot is free.
 _ACQUIRE_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, burst = tonumber(ARGV[2]), tonumber(ARGV[3])
-local places, keep = tonumber(ARGV[4]), tonumber(ARGV[5])
-if places > 0 then
+local slots, hold = tonumber(ARGV[4]), tonumber(ARGV[5])
+if slots > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-  if redis.call('ZCARD', KEYS[2]) >= places and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+  if redis.call('ZCARD', KEYS[2]) >= slots and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
     return -1
   end
 end
 if interval > 0 then
   local full = math.max(now, tonumber(redis.call('GET', KEYS[1]) or 0))
-  full = math.min(full, now + burst)  -- a clock was set back, or the rate was raised
+  full = math.min(full, now + burst)  -- the clock was set back, or the rate was raised
   local wait = full + interval - burst - now
   if wait > 0 then
     return math.ceil(wait)
@@ -52,9 +52,9 @@ if interval > 0 then
   full = full + interval
   redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
 end
-if places > 0 then
-  redis.call('ZADD', KEYS[2], string.format('%.0f', now + keep), ARGV[1])
-  redis.call('PEXPIRE', KEYS[2], math.ceil(keep / 1000))
+if slots > 0 then
+  redis.call('ZADD', KEYS[2], string.format('%.0f', now + hold), ARGV[1])
+  redis.call('PEXPIRE', KEYS[2], math.ceil(hold / 1000))
 end
 return 0
 """
@@ -62,18 +62,17 @@ return 0
 
 @contextmanager
 def acquire(redis: Redis, sink: SinkSettings, holder: str) -> Iterator[None]:
-    """Wait until the sink may be called, and let what is inside do it.
+    """Wait until the limits allow a call, and run the block that makes it.
 
     Raises:
-        NoTurnError: it may not, for a while; nothing inside was done.
-        TransientDeliveryError: Redis does not answer; nothing inside was done.
+        RateLimitExceededError: not within ``acquire_timeout``; the block did not run.
+        TransientDeliveryError: Redis does not answer; the block did not run.
     """
-    deadline = time.monotonic() + sink.acquire_timeout
+    deadline = Deadline(sink.acquire_timeout)
     try:
         while wait := try_acquire(redis, sink, holder):
-            if time.monotonic() + wait > deadline:
+            if not deadline.sleep(wait):
                 raise RateLimitExceededError(max(1.0, wait))
-            time.sleep(wait)
     except AttemptTimeoutError:
         raise RateLimitExceededError(1.0) from None
     except RedisError:
@@ -82,15 +81,15 @@ def acquire(redis: Redis, sink: SinkSettings, holder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(RedisError):  # its place is free in a while all the same
+        with suppress(RedisError):  # the slot expires
             release(redis, sink, holder)
 
 
 def try_acquire(redis: Redis, sink: SinkSettings, holder: str) -> float:
-    """Ask whether a call may be made now: 0 if so, else the seconds to wait before asking again.
+    """Return 0 if a call may be made now, else the seconds after which to try again.
 
-    ``holder`` names the call, and must ``leave`` when it is over. A message that is handed out
-    twice is one call.
+    ``holder`` identifies the call, for which ``release`` must be called when it is over. A message
+    that is delivered twice has one holder and counts as one call.
 
     Raises:
         RedisError: Redis does not answer.
@@ -110,15 +109,15 @@ def try_acquire(redis: Redis, sink: SinkSettings, holder: str) -> float:
         ],
     )
     if answer < 0:
-        return random.uniform(*POLL_INTERVAL)  # noqa: S311 - so that not all ask at once
+        return jitter(*POLL_INTERVAL)
     return max(MIN_WAIT, answer / 1e6) if answer else 0.0
 
 
 def release(redis: Redis, sink: SinkSettings, holder: str) -> None:
-    """Say that a call is over.
+    """Free the slot of a call that is over.
 
     Raises:
-        RedisError: Redis does not answer; the call's place is free in a while all the same.
+        RedisError: Redis does not answer; the slot expires.
     """
     if sink.policy.concurrency:
         redis.zrem(_keys(sink)[1], holder)

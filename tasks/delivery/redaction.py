@@ -1,7 +1,7 @@
-"""What is kept of a sink's answer: a short excerpt, in which nothing of ours shows.
+"""Excerpts of responses, without secrets and event data.
 
-Sinks repeat what they were sent: credentials in a 401, the field that a 422 is about. Neither may
-come to rest on a claim, so both are blotted out, in whatever escaping they come back.
+Sinks echo what they were sent: credentials in a 401, the invalid field in a 422. Neither may be
+stored on a claim, so both are redacted, in every escaping that is common.
 """
 
 import html
@@ -11,31 +11,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-#: Bytes of UTF-8 that an excerpt has at most.
+#: Largest excerpt, in bytes of UTF-8.
 MAX_EXCERPT_BYTES = 1_024
 
-#: What stands in the place of something that was blotted out.
+#: What replaces a secret.
 REDACTED = "…"
 
 
 def excerpt(body: bytes, secrets: Iterable[str], *, whole: bool) -> str:
     """Return the beginning of a body in one line, without control characters and ``secrets``.
 
-    ``whole`` tells whether ``body`` is all that was sent: else the end of it may be half of
-    something secrets.
+    If ``body`` is not the ``whole`` body, it may end in the middle of a secret; that part is
+    removed too.
     """
     text = _in_one_line(body.decode("utf-8", "replace"))
-    forms = {form for text in secrets for form in _forms(text)} - {""}
+    forms = {form for secret in secrets for form in _forms(secret)} - {""}
     if forms:
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
         text = re.sub("|".join(map(_pattern, longest_first)), REDACTED, text, flags=re.IGNORECASE)
     if not whole:
-        text = _without_half(text, forms)
+        text = _without_partial(text, forms)
     return text.encode()[:MAX_EXCERPT_BYTES].decode(errors="ignore")
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value, but not the names of its fields."""
+    """Yield every string in a JSON value except the names of its fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -47,11 +47,11 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def _in_one_line(text: str) -> str:
-    return " ".join("".join(s for s in text if s.isprintable() or s.isspace()).split())
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
 def _forms(text: str) -> Iterator[str]:
-    """Yield a text as it is, and as it looks inside JSON, a URL or HTML."""
+    """Yield a text as it is and as it is escaped in JSON, URLs and HTML."""
     ascii_json = json.dumps(text)[1:-1]
     for form in (
         text,
@@ -67,16 +67,16 @@ def _forms(text: str) -> Iterator[str]:
 
 
 def _pattern(form: str) -> str:
-    """Match a form; a very short one only where it stands alone, else no word would be left."""
+    """Match a form; one of up to 3 characters only as a word, else it would match everywhere."""
     return re.escape(form) if len(form) > 3 else rf"(?<!\w){re.escape(form)}(?!\w)"
 
 
-def _without_half(text: str, forms: Iterable[str]) -> str:
-    """Take away an end that may be the beginning of a form."""
-    halves = (
+def _without_partial(text: str, forms: Iterable[str]) -> str:
+    """Remove an end that may be the beginning of a form."""
+    partial_lengths = (
         length
         for form in forms
         for length in range(1, len(form))
         if text[-length:].lower() == form[:length].lower()
     )
-    return text[: len(text) - max(halves, default=0)]
+    return text[: len(text) - max(partial_lengths, default=0)]

@@ -1,4 +1,4 @@
-"""How a delivery task ended, as its report to ``settle`` says."""
+"""How a delivery task ended, as the report that ``settle`` gets."""
 
 from typing import Any
 
@@ -20,18 +20,18 @@ _CALLS_HEADER = "calls"
 
 
 def note_call(request: Any, call: Call) -> None:
-    """Note a call in the headers of a running task, for its next attempt and its report."""
+    """Add a call to the headers of a running task, for its next attempt and its report."""
     calls = newest([*calls_of(request), call])
     request.headers = {**(request.headers or {}), _CALLS_HEADER: calls}
 
 
 def calls_of(request: Any) -> tuple[Call, ...]:
-    """Return the calls that a delivery task has noted, on this attempt and those before."""
+    """Return the calls that a delivery task has made, on this and earlier attempts."""
     return calls_from_plain((request.headers or {}).get(_CALLS_HEADER, ()))
 
 
 def delivered(request: Any, *, attempts: int, note: str | None = None) -> dict[str, Any]:
-    """Return the report of a delivery that got through, as the task's result."""
+    """Return the report of a successful delivery, as the task's result."""
     return Report(
         sink=sink_of_task(str(request.task)),
         outcome=Outcome.DELIVERED,
@@ -43,7 +43,7 @@ def delivered(request: Any, *, attempts: int, note: str | None = None) -> dict[s
 
 
 def report_of(request: Any, state: str, result: Any) -> Report:
-    """Return the report of a delivery task, from what Celery knows of its end."""
+    """Return the report of a delivery task, from the state and result that Celery has."""
     if state == states.SUCCESS:
         return Report.from_json(result)
     failed, revoked = state == states.FAILURE, state == states.REVOKED
@@ -66,15 +66,15 @@ def report_of(request: Any, state: str, result: Any) -> Report:
 
 
 def _is_transient(error: Any) -> bool:
-    """Whether it may get through by itself later: anything may, except what a sink refused.
+    """Whether a delayed retry may succeed: after any error except a sink's refusal.
 
-    Errors that are not a sink's say nothing of it: DynamoDB or Redis was away, a time limit struck,
-    or there is a mistake in this code that the next release fixes.
+    Other errors are not about the event: DynamoDB or Redis was unavailable, a time limit passed,
+    or this code has a bug that the next release fixes.
     """
     refused = isinstance(error, DeliveryError)
     return not refused or isinstance(error, ParkedError | TransientDeliveryError)
 
 
 def _reason(error: Any) -> str:
-    # Only this project's own errors are known to hold nothing of the event.
+    # Only the messages of this project's errors are known to contain nothing of the event.
     return str(error) if isinstance(error, DeliveryError) else type(error).__name__

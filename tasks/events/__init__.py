@@ -1,4 +1,4 @@
-"""What an event is: EventBridge's envelope, the typed interaction event in it, their rules."""
+"""Events: EventBridge's envelope, the typed interaction event in it, and their validation."""
 
 from tasks.events.canonical import canonical_json
 from tasks.events.metadata import MetadataRules

@@ -4,10 +4,10 @@ import json
 
 
 def canonical_json(value: object) -> bytes:
-    """One byte string for one value: sorted keys, no spaces, UTF-8.
+    """Return one byte string for one value: sorted keys, no spaces, UTF-8.
 
     Raises:
-        ValueError: the value holds NaN, an infinity or a lone surrogate, which JSON has not.
+        ValueError: The value holds NaN, an infinity or a lone surrogate, which JSON does not have.
     """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -1,6 +1,6 @@
-"""The metadata registry: what each environment demands of an event's ``metadata``.
+"""The metadata registry: the rules of each environment for an event's ``metadata``.
 
-A JSON file, environment → JSON Schema (draft 2020-12 unless a schema names another).
+It is a JSON file, environment → JSON Schema (draft 2020-12 unless a schema names another).
 """
 
 import json
@@ -19,6 +19,13 @@ from tasks.errors import FieldError
 
 SHIPPED = Path(__file__).with_name("metadata_registry.json")
 
+_PHRASES = {
+    "const": "must be",
+    "enum": "must be one of",
+    "pattern": "must match",
+    "type": "must be of type",
+}
+
 
 class MetadataRules:
     """The rules of one environment."""
@@ -27,7 +34,7 @@ class MetadataRules:
         """Compile a JSON Schema.
 
         Raises:
-            ValueError: it is not a JSON Schema, or refers to something outside itself.
+            ValueError: It is not a JSON Schema, or refers to something outside itself.
         """
         try:
             cls = validator_for(schema)
@@ -45,7 +52,7 @@ class MetadataRules:
                 lookup(reference)
             except Unresolvable:
                 raise ValueError(f"a $ref points nowhere: {reference}") from None
-        # An empty registry: nothing is ever fetched.
+        # With an empty registry, jsonschema fetches nothing.
         self._validator = cls(schema, registry=Registry())
         try:
             list(self._validator.iter_errors({}))
@@ -57,7 +64,7 @@ class MetadataRules:
         """Read the rules of ``environment``.
 
         Raises:
-            ValueError: the file cannot be read, or does not hold valid rules for it.
+            ValueError: The file cannot be read, or does not hold valid rules for it.
         """
         try:
             registry = json.loads(path.read_text(encoding="utf-8"))
@@ -70,10 +77,10 @@ class MetadataRules:
             raise ValueError(  # noqa: TRY004 - a wrong setting, not a wrong argument
                 f"no rules for environment {environment!r} (it has: {', '.join(sorted(known))})"
             )
-        return cls(registry[environment])
+        return cls(known[environment])
 
     def check(self, metadata: dict[str, Any]) -> list[FieldError]:
-        """Return what breaks the rules: field and expectation, never the value that was found."""
+        """Return the broken rules: the field and what is expected, never the value in the event."""
         found = sorted(self._validator.iter_errors(metadata), key=lambda error: error.json_path)
         return [_field_error(error) for error in found]
 
@@ -83,19 +90,12 @@ def _field_error(error: ValidationError) -> FieldError:
     rule, expected = str(error.validator), cast("Any", error.validator_value)
     if rule == "required" and isinstance(error.instance, Mapping):
         missing = [name for name in expected if name not in error.instance]
-        # One error a missing name; which one, only its text says.
+        # There is one error per missing name, and only its text has the name.
         name = next((n for n in missing if error.message.startswith(repr(n))), missing[0])
         return FieldError(f"detail.metadata{path}.{name}", "Missing data for required field.")
-    words = {
-        "const": "must be",
-        "enum": "must be one of",
-        "pattern": "must match",
-        "type": "must be of type",
-    }
-    shown = json.dumps(expected) if not isinstance(expected, dict) else "(see the registry)"
-    return FieldError(
-        f"detail.metadata{path}", f"{words.get(rule, f'breaks the rule {rule}:')} {shown}"
-    )
+    phrase = _PHRASES.get(rule, f"breaks the rule {rule}:")
+    shown = "(see the registry)" if isinstance(expected, dict) else json.dumps(expected)
+    return FieldError(f"detail.metadata{path}", f"{phrase} {shown}")
 
 
 def _references(schema: Any) -> Iterator[str]:

@@ -21,7 +21,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """The EventBridge envelope of one event: the fields of it that we read."""
+    """The EventBridge envelope of one event: the fields that this system reads."""
 
     id: str
     source: str
@@ -32,18 +32,18 @@ class Envelope:
 
     @property
     def replay_key(self) -> str:
-        """The dedup key of an event that is one of its own in each replay."""
+        """The deduplication key where each replay of an event is an event of its own."""
         return f"{self.id}@{self.replay_name}" if self.replay_name else self.id
 
     @property
     def payload(self) -> bytes:
-        """Canonical JSON of what the event says, however often it is replayed."""
-        said = self.to_json()
-        said.pop("replay-name", None)
-        return canonical_json(said)
+        """Canonical JSON of the event, the same in every replay."""
+        envelope = self.to_json()
+        envelope.pop("replay-name", None)
+        return canonical_json(envelope)
 
     def to_json(self) -> dict[str, Any]:
-        """The envelope as it came, less the fields that we do not read."""
+        """Return the envelope as received, without the fields that this system does not read."""
         envelope: dict[str, Any] = {
             "id": self.id,
             "source": self.source,
@@ -57,13 +57,13 @@ class Envelope:
 
 
 def payload_hash(payload: bytes) -> str:
-    """SHA-256, in hex, of an envelope's canonical JSON."""
+    """Return the SHA-256, in hex, of an envelope's canonical JSON."""
     return hashlib.sha256(payload).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InteractionEvent:
-    """What every typed interaction event has. ``timestamp`` is RFC 3339, as CXone sent it."""
+    """What all typed interaction events have. ``timestamp`` is RFC 3339, as CXone sent it."""
 
     type: ClassVar[EventType]
 
@@ -72,7 +72,7 @@ class InteractionEvent:
     account_id: str
 
     def to_json(self) -> dict[str, Any]:
-        """The event as sinks and messages see it: camelCase, absent fields left out."""
+        """Return the event as sinks and messages have it: camelCase, without absent fields."""
         values = ((_camel_case(field.name), getattr(self, field.name)) for field in fields(self))
         return {"type": self.type.value} | {k: v for k, v in values if v is not None}
 
@@ -136,7 +136,7 @@ EVENT_CLASSES: Mapping[EventType, type[InteractionEvent]] = {
 
 
 def event_from_json(data: Mapping[str, Any]) -> InteractionEvent:
-    """Read what ``InteractionEvent.to_json`` wrote."""
+    """Return the event that ``InteractionEvent.to_json`` wrote; unknown keys are ignored."""
     cls = EVENT_CLASSES[EventType(data["type"])]
     names = {_camel_case(field.name): field.name for field in fields(cls)}
     return cls(**{names[key]: value for key, value in data.items() if key in names})

@@ -1,11 +1,11 @@
-"""From bytes somebody sent to frozen typed events; every error names its field.
+"""Validation: from parsed JSON to frozen typed events; every error names its field.
 
-Two steps, since two processes take them: ``load_envelope`` in ingest (what it refuses, nobody can
-ever process), ``parse_detail`` in ``process_event`` (what it refuses is kept as a failed claim).
+Two steps in two processes: ``load_envelope`` in ingest, whose refusal is the client's answer, and
+``parse_detail`` in ``process_event``, whose refusal is kept as a failed claim.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ TYPE_OF_STATUS = {
     "abandoned": EventType.ABANDONED,
 }
 
-#: A transfer has no status of its own: the interaction is still alive.
+#: A transfer has no status of its own, since the interaction continues.
 STATUSES_OF_A_TRANSFER = ("queued", "routed", "in-progress")
 
 _RFC3339 = re.compile(
@@ -44,14 +44,23 @@ def _rfc3339(value: str) -> None:
         raise ValidationError(message) from None
 
 
-def _text(*, required: bool = True, longest: int = 1024, **options: Any) -> fields.String:
-    rules = [validate.Length(1, longest), *options.pop("validate", ())]
-    return fields.String(required=required, allow_none=not required, validate=rules, **options)
+def _text(
+    key: str | None = None,
+    *rules: Callable[[str], Any],
+    longest: int = 1024,
+    required: bool = True,
+) -> fields.String:
+    return fields.String(
+        data_key=key,
+        required=required,
+        allow_none=not required,
+        validate=[validate.Length(1, longest), *rules],
+    )
 
 
-def _milliseconds(data_key: str, *, required: bool = True) -> fields.Integer:
+def _milliseconds(key: str, *, required: bool = True) -> fields.Integer:
     return fields.Integer(
-        data_key=data_key,
+        data_key=key,
         required=required,
         allow_none=not required,
         strict=True,  # 12, not "12" and not 12.0
@@ -61,115 +70,88 @@ def _milliseconds(data_key: str, *, required: bool = True) -> fields.Integer:
 
 class _EventSchema(Schema):
     class Meta:
-        unknown = EXCLUDE  # CXone and EventBridge may add fields; we read those we know
+        unknown = EXCLUDE  # CXone and EventBridge may add fields
+
+
+_ID = validate.Regexp(
+    r"[A-Za-z0-9][A-Za-z0-9._:-]*\Z", error="Not an id: letters, digits and . _ : - only."
+)
+_REPLAY_NAME = validate.Regexp(r"[A-Za-z0-9._-]+\Z", error="Not a replay's name.")
 
 
 class EnvelopeSchema(_EventSchema):
-    """EventBridge's envelope (FACTS), with bounds on what becomes a key or a task id."""
+    """EventBridge's envelope (docs/facts.md, E10 and E14); what becomes a key has bounds."""
 
-    id = _text(
-        longest=128,
-        validate=[
-            validate.Regexp(
-                r"[A-Za-z0-9][A-Za-z0-9._:-]*\Z",
-                error="Not an id: letters, digits and . _ : - only.",
-            )
-        ],
-    )
+    id = _text("id", _ID, longest=128)
     source = _text(longest=256)
-    detail_type = _text(data_key="detail-type", longest=256)
-    time = _text(validate=[_rfc3339])
+    detail_type = _text("detail-type", longest=256)
+    time = _text("time", _rfc3339)
     detail = fields.Dict(required=True, keys=fields.String())
-    replay_name = _text(
-        data_key="replay-name",
-        required=False,
-        longest=64,
-        validate=[validate.Regexp(r"[A-Za-z0-9._-]+\Z", error="Not a replay's name.")],
-    )
+    replay_name = _text("replay-name", _REPLAY_NAME, longest=64, required=False)
 
 
 class DetailSchema(_EventSchema):
     """What every CXone interaction event has, whatever its type."""
 
-    interaction_id = _text(data_key="interactionId", longest=256)
+    interaction_id = _text("interactionId", longest=256)
     channel = fields.String(required=True, validate=validate.OneOf(CHANNELS))
     status = fields.String(required=True, validate=validate.OneOf(list(TYPE_OF_STATUS)))
-    timestamp = _text(validate=[_rfc3339])
-    account_id = _text(data_key="accountId", longest=256)
+    timestamp = _text("timestamp", _rfc3339)
+    account_id = _text("accountId", longest=256)
     lifecycle_stage = fields.String(
         data_key="lifecycleStage",
         allow_none=True,
         load_default=None,
-        validate=validate.OneOf([str(member) for member in EventType]),
+        validate=validate.OneOf(list(EventType)),
     )
     metadata = fields.Dict(required=True, keys=fields.String())
 
 
-class CreatedMetadata(_EventSchema):
-    """``metadata`` of a created event."""
-
-    initial_queue = _text(data_key="queue")
-
-
-class RoutedMetadata(_EventSchema):
-    """``metadata`` of a routed event."""
-
-    agent_id = _text(data_key="agentId")
-    skill = _text()
-
-
 class TransferMetadata(_EventSchema):
-    """``metadata`` of a transfer: where to is required, as a queue or as an agent."""
+    """``metadata`` of a transfer: its target is required, as a queue or as an agent."""
 
-    to_queue = _text(data_key="toQueue", required=False)
-    to_agent_id = _text(data_key="toAgentId", required=False)
-    from_agent_id = _text(data_key="fromAgentId", required=False)
+    to_queue = _text("toQueue", required=False)
+    to_agent_id = _text("toAgentId", required=False)
+    from_agent_id = _text("fromAgentId", required=False)
     reason = _text(required=False)
 
     @validates_schema
-    def _names_where_to(self, data: dict[str, Any], **_: Any) -> None:
+    def _check_target(self, data: dict[str, Any], **_: Any) -> None:
         if not data.get("to_queue") and not data.get("to_agent_id"):
             raise ValidationError("Missing data: toQueue or toAgentId is required.", "toQueue")
 
 
-class CompletedMetadata(_EventSchema):
-    """``metadata`` of a completed event."""
-
-    disposition = _text()
-    duration_ms = _milliseconds("durationMs")
-    agent_id = _text(data_key="agentId")
-
-
-class AbandonedMetadata(_EventSchema):
-    """``metadata`` of an abandoned event: all of it optional."""
-
-    queue = _text(required=False)
-    wait_ms = _milliseconds("waitMs", required=False)
+def _schema(**columns: fields.Field[Any]) -> Schema:
+    return _EventSchema.from_dict(columns)()
 
 
 _ENVELOPE = EnvelopeSchema()
 _DETAIL = DetailSchema()
 _METADATA: Mapping[EventType, Schema] = {
-    EventType.CREATED: CreatedMetadata(),
-    EventType.ROUTED: RoutedMetadata(),
+    EventType.CREATED: _schema(initial_queue=_text("queue")),
+    EventType.ROUTED: _schema(agent_id=_text("agentId"), skill=_text()),
     EventType.TRANSFER: TransferMetadata(),
-    EventType.COMPLETED: CompletedMetadata(),
-    EventType.ABANDONED: AbandonedMetadata(),
+    EventType.COMPLETED: _schema(
+        disposition=_text(), duration_ms=_milliseconds("durationMs"), agent_id=_text("agentId")
+    ),
+    EventType.ABANDONED: _schema(
+        queue=_text(required=False), wait_ms=_milliseconds("waitMs", required=False)
+    ),
 }
 
 
 class ParsedDetail(NamedTuple):
-    """A typed event, and what the audit record should say about how it was read."""
+    """A typed event, and notes for its audit record on how it was read."""
 
     event: InteractionEvent
     notes: tuple[str, ...]
 
 
 def load_envelope(raw: object) -> Envelope:
-    """Check one EventBridge envelope.
+    """Return an EventBridge envelope, checked.
 
     Raises:
-        InvalidEventError: naming each field that is missing or wrong.
+        InvalidEventError: It names each field that is missing or wrong.
     """
     if not isinstance(raw, dict):
         raise InvalidEventError([FieldError("event", "Not a JSON object.")])
@@ -187,10 +169,10 @@ def load_envelope(raw: object) -> Envelope:
 
 
 def parse_detail(detail: Mapping[str, Any]) -> ParsedDetail:
-    """Make the typed event of an envelope's detail.
+    """Return the typed event of an envelope's detail.
 
     Raises:
-        InvalidEventError: naming each field that is missing or wrong, of the detail and of the
+        InvalidEventError: It names each field that is missing or wrong, of the detail and of the
             metadata that its type requires.
     """
     errors: list[FieldError] = []
@@ -220,28 +202,22 @@ def parse_detail(detail: Mapping[str, Any]) -> ParsedDetail:
 
 
 def _type_of(common: Mapping[str, Any]) -> tuple[EventType | None, tuple[str, ...]]:
-    """The lifecycle stage where it is given, else what the status stands for."""
-    stage: str | None = common.get("lifecycle_stage")
-    status: str | None = common.get("status")
+    """Return the lifecycle stage where it is given, else the type that the status stands for."""
+    stage, status = common.get("lifecycle_stage"), common.get("status")
     if stage is None:
         # A stage that was given and refused must not be replaced by a guess.
-        if status is None or "lifecycle_stage" not in common:
-            return None, ()
-        return TYPE_OF_STATUS[status], ()
-    if status is None:
-        return EventType(stage), ()
-    at_odds = (
-        status not in STATUSES_OF_A_TRANSFER
-        if stage == EventType.TRANSFER
-        else TYPE_OF_STATUS[status] != stage
-    )
-    if not at_odds:
-        return EventType(stage), ()
-    return EventType(stage), (f"lifecycleStage {stage} taken over status {status}",)
+        absent = "lifecycle_stage" in common
+        return TYPE_OF_STATUS.get(status or "") if absent else None, ()
+    if stage == EventType.TRANSFER:
+        agree = status in STATUSES_OF_A_TRANSFER
+    else:
+        agree = TYPE_OF_STATUS.get(status or "") == stage
+    notes = (f"lifecycleStage {stage} taken over status {status}",)
+    return EventType(stage), () if agree or status is None else notes
 
 
 def _flatten(messages: Any, path: str = "") -> Iterator[FieldError]:
-    """Turn marshmallow's nested messages into one line a field."""
+    """Turn marshmallow's nested messages into one error per field."""
     if isinstance(messages, dict):
         for name, inner in messages.items():
             yield from _flatten(inner, f"{path}.{name}" if path else str(name))

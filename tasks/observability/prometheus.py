@@ -1,6 +1,6 @@
-"""Our metrics as Prometheus reads them: those of all processes together, from Redis.
+"""The metrics for Prometheus: those of all processes together, from Redis.
 
-Every process that is asked gives the same numbers, so one of them is scraped.
+Every process that is scraped returns the same numbers, so one of them is enough.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +20,15 @@ from tasks.delivery.circuit_breaker import State
 from tasks.observability import stats
 from tasks.sinks import SINKS
 
-#: What ``exposition`` is.
+#: The content type of ``exposition``.
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Total(NamedTuple):
-    """A counter: its name without ``_total``, what it says, and which labels it has.
+    """A counter: its name without ``_total``, its help text, and its labels.
 
-    Values of labels that are known beforehand are there from the start, at 0: else Prometheus
-    would not see the first of them happen.
+    Label values that are known beforehand are exposed from the start, at 0: else Prometheus would
+    miss their first increase.
     """
 
     name: str
@@ -42,8 +42,8 @@ _CODES = ["400", "401", "404", "405", "408", "413", "503", "record"]
 
 #: By the name that ``tasks/counters.py`` counts under.
 TOTALS: Mapping[str, Total] = {
-    "accepted": Total("cxone_events_accepted", "Events that ingest took."),
-    "ignored": Total("cxone_events_ignored", "Events of another source, which ingest let pass."),
+    "accepted": Total("cxone_events_accepted", "Events that ingest accepted."),
+    "ignored": Total("cxone_events_ignored", "Events of another source, which ingest ignored."),
     "refused": Total(
         "cxone_requests_refused",
         "Requests that ingest refused, by HTTP status; 'record' is one event of a batch.",
@@ -70,47 +70,47 @@ TOTALS: Mapping[str, Total] = {
     ),
     "takeovers": Total(
         "cxone_sweep_takeovers",
-        "Claims taken over: 'overdue' was not settled by its holder, 'settled' is tried again on "
-        "the long schedule, 'parked' waited for its sink.",
+        "Claims taken over: 'overdue' was not settled by its holder, 'settled' is a "
+        "delayed retry, 'parked' waited for its sink.",
         {"of": ["overdue", "settled", "parked"]},
     ),
 }
 
 
 class Metrics(Collector):
-    """What there is to tell at a scrape."""
+    """The metrics of a scrape."""
 
     def __init__(self, redis: Redis) -> None:
         """Read it from ``redis``."""
         self._redis = redis
 
     def collect(self) -> Iterator[Any]:
-        """Yield every metric; where Redis does not answer, only that."""
-        says = "Whether Redis answered; without it there are no other metrics."
+        """Yield every metric; where Redis does not answer, only ``cxone_up``."""
+        help_text = "Whether Redis answered; without it there are no other metrics."
         try:
-            counts, seen = totals(self._redis), stats.latest(self._redis)
+            counts, snapshot = totals(self._redis), stats.latest(self._redis)
         except RedisError:
-            yield GaugeMetricFamily("cxone_up", says, 0)
+            yield GaugeMetricFamily("cxone_up", help_text, 0)
             return
-        yield GaugeMetricFamily("cxone_up", says, 1)
+        yield GaugeMetricFamily("cxone_up", help_text, 1)
         for counter in TOTALS:
             yield _total(counter, counts)
         yield _lag(counts)
-        yield from _claims(seen)
-        yield from _sinks(seen["sinks"])
-        yield _by("cxone_queue_messages", "Messages that wait.", "queue", seen["backlog"])
-        says = "How long the next message has waited."
-        yield _by("cxone_queue_wait_seconds", says, "queue", seen["waitSeconds"])
+        yield from _claims(snapshot)
+        yield from _sinks(snapshot["sinks"])
+        yield _by("cxone_queue_messages", "Messages that wait.", "queue", snapshot["backlog"])
+        help_text = "How long the next message has waited."
+        yield _by("cxone_queue_wait_seconds", help_text, "queue", snapshot["waitSeconds"])
 
 
 def exposition(redis: Redis) -> bytes:
-    """Return all of it as text."""
+    """Return every metric as text."""
     return generate_latest(Metrics(redis))
 
 
 def _total(counter: str, counts: Mapping[str, int]) -> CounterMetricFamily:
-    name, says, labels = TOTALS[counter]
-    family = CounterMetricFamily(name, says, labels=list(labels))
+    name, help_text, labels = TOTALS[counter]
+    family = CounterMetricFamily(name, help_text, labels=list(labels))
     known = [
         name_of(counter, **dict(zip(labels, values, strict=True)))
         for values in product(*labels.values())
@@ -128,31 +128,33 @@ def _lag(counts: Mapping[str, int]) -> HistogramMetricFamily:
     for bound, count in lag_buckets(counts):
         so_far += count
         buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", so_far))
-    says = "From an event's receipt to its first final status."
+    help_text = "From an event's receipt to its first final status."
     total = counts.get("lag_milliseconds", 0) / 1000
-    return HistogramMetricFamily("cxone_event_lag_seconds", says, buckets=buckets, sum_value=total)
+    return HistogramMetricFamily(
+        "cxone_event_lag_seconds", help_text, buckets=buckets, sum_value=total
+    )
 
 
-def _claims(seen: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
-    interval = seen["sweepIntervalSeconds"]
+def _claims(snapshot: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    interval = snapshot["sweepIntervalSeconds"]
     yield GaugeMetricFamily("cxone_sweep_interval_seconds", "From sweep to sweep.", interval)
-    if seen["at"] is None:
-        return  # there was no sweep yet
-    for name, says, value in (
-        ("last_sweep_timestamp_seconds", "When.", from_rfc3339(seen["at"]).timestamp()),
-        ("claims_due", "Events with something left to do.", seen["due"]),
-        ("claims_processing", "Those of them that are under way.", seen["processing"]),
-        ("claims_overdue", "Those whose time has passed.", seen["overdue"]),
-        ("oldest_overdue_seconds", "How long ago, at most.", seen["oldestOverdueSeconds"]),
+    if snapshot["at"] is None:
+        return  # no sweep yet
+    for name, help_text, value in (
+        ("last_sweep_timestamp_seconds", "When.", from_rfc3339(snapshot["at"]).timestamp()),
+        ("claims_due", "Events with something pending.", snapshot["due"]),
+        ("claims_processing", "Those of them that are in progress.", snapshot["processing"]),
+        ("claims_overdue", "Those whose time has passed.", snapshot["overdue"]),
+        ("oldest_overdue_seconds", "How long ago, at most.", snapshot["oldestOverdueSeconds"]),
     ):
-        yield GaugeMetricFamily(f"cxone_{name}", f"As the last sweep saw it. {says}", value)
+        yield GaugeMetricFamily(f"cxone_{name}", f"At the last sweep. {help_text}", value)
 
 
 def _sinks(sinks: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
     parked = {name: sink["parked"] for name, sink in sinks.items() if sink["parked"] is not None}
     yield _by("cxone_parked_events", "Events that wait until a sink is back.", "sink", parked)
-    says = "How often the breaker of a sink has opened."
-    opened = CounterMetricFamily("cxone_breaker_opened", says, labels=["sink"])
+    help_text = "How often the breaker of a sink has opened."
+    opened = CounterMetricFamily("cxone_breaker_opened", help_text, labels=["sink"])
     state = GaugeMetricFamily(
         "cxone_breaker_state", "1 for the state of a sink's breaker.", labels=["sink", "state"]
     )
@@ -163,8 +165,8 @@ def _sinks(sinks: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
     yield from (opened, state)
 
 
-def _by(name: str, says: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, says, labels=[label])
+def _by(name: str, help_text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
     return family

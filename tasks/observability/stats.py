@@ -1,7 +1,7 @@
-"""How the whole stands: queues, claims, sinks, lag and throughput; all of it as JSON.
+"""A snapshot of the whole system as JSON: queues, claims, sinks, lag and throughput.
 
-``collect`` looks everywhere. Every sweep does, and leaves what it saw in Redis, so that those who
-breaker often (the dashboard, Prometheus) need not: ``latest``.
+``collect`` reads everything. Every sweep calls it and stores the result in Redis, so that frequent
+readers (the dashboard, Prometheus) need not: they call ``latest``.
 """
 
 import json
@@ -13,13 +13,13 @@ from redis import Redis
 
 from tasks import counters, routing
 from tasks.claims import Claims
-from tasks.clock import now, to_rfc3339
+from tasks.clock import epoch, now, to_rfc3339
 from tasks.delivery import circuit_breaker
 from tasks.settings import settings
 from tasks.settings.settlement_bound import worst_case_settlement_seconds
 from tasks.sinks import SINKS
 
-#: Where the last sweep left what it saw.
+#: The Redis key of the last sweep's snapshot.
 _KEY = "stats"
 
 _log = logging.getLogger("backlog")
@@ -28,8 +28,8 @@ _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def collect(claims: Claims, redis: Redis) -> dict[str, Any]:
-    """Look everywhere; counts the whole index of what is due."""
-    epoch = int(now().timestamp())
+    """Read everything; counts the whole index of what is due."""
+    moment = epoch()
     due, processing = claims.count_due()
     overdue = [entry.at for entry in claims.due()]
     return {
@@ -37,7 +37,7 @@ def collect(claims: Claims, redis: Redis) -> dict[str, Any]:
         "due": due,
         "processing": processing,
         "overdue": len(overdue),
-        "oldestOverdueSeconds": epoch - min(overdue, default=epoch),
+        "oldestOverdueSeconds": moment - min(overdue, default=moment),
         **present(redis, {name: claims.count_parked(name) for name in SINKS}),
         "sweepIntervalSeconds": settings().sweep_interval,
         "settledWithinSeconds": worst_case_settlement_seconds(settings()),
@@ -45,23 +45,23 @@ def collect(claims: Claims, redis: Redis) -> dict[str, Any]:
 
 
 def latest(redis: Redis) -> dict[str, Any]:
-    """Return what the last sweep saw, with the present state of what Redis alone tells.
+    """Return the last sweep's snapshot, with the present values of what is in Redis.
 
     Before the first sweep, what only DynamoDB knows is None.
     """
-    unseen = dict.fromkeys(("at", "due", "processing", "overdue", "oldestOverdueSeconds"))
-    seen = published(redis) or {**unseen, "sinks": {}}
-    parked = {name: sink["parked"] for name, sink in seen["sinks"].items()}
+    unknown = dict.fromkeys(("at", "due", "processing", "overdue", "oldestOverdueSeconds"))
+    snapshot = published(redis) or {**unknown, "sinks": {}}
+    parked = {name: sink["parked"] for name, sink in snapshot["sinks"].items()}
     return {
         "sweepIntervalSeconds": settings().sweep_interval,
         "settledWithinSeconds": worst_case_settlement_seconds(settings()),
-        **seen,
+        **snapshot,
         **present(redis, parked),
     }
 
 
 def present(redis: Redis, parked: Mapping[str, int]) -> dict[str, Any]:
-    """Return what Redis alone tells; ``parked`` is how many events wait for each sink."""
+    """Return what can be read from Redis; ``parked`` is how many events wait for each sink."""
     waiting = queues(redis, routing.queues(SINKS))
     return {
         "backlog": {name: queue.length for name, queue in waiting.items()},
@@ -72,14 +72,14 @@ def present(redis: Redis, parked: Mapping[str, int]) -> dict[str, Any]:
 
 
 class Queue(NamedTuple):
-    """What waits in a queue of Redis, and for how many seconds its next message has."""
+    """How many messages wait in a queue, and for how many seconds the next one has waited."""
 
     length: int
     wait: float
 
 
 def queues(redis: Redis, names: Iterable[str]) -> dict[str, Queue]:
-    """Look at queues, by their names."""
+    """Read the queues with these names."""
     names = list(names)
     pipe = redis.pipeline(transaction=False)
     for name in names:
@@ -96,7 +96,7 @@ def queues(redis: Redis, names: Iterable[str]) -> dict[str, Queue]:
 def _published_at(text: str | None) -> float | None:
     try:
         return float(json.loads(text or "")["headers"]["published_at"])
-    except (ValueError, KeyError, TypeError):  # there is none, or it is not one of ours
+    except (ValueError, KeyError, TypeError):  # no message, or one of another program
         return None
 
 
@@ -104,7 +104,7 @@ def recent(redis: Redis) -> dict[str, Any]:
     """Return lag and throughput of the last hour; a percentile is the bound of a bucket."""
     series = counters.minutes(redis, 60)
     hour = counters.added_up(series)
-    last = counters.added_up(series[-2:-1])  # the last minute that is over
+    last = counters.added_up(series[-2:-1])  # the last whole minute
     return {
         "lagSeconds": {name: counters.lag_percentile(hour, of) for name, of in _SHARES.items()},
         "throughput": {"lastMinute": settled(last), "lastHour": settled(hour)},
@@ -128,7 +128,7 @@ def _sink(redis: Redis, name: str, parked: int | None) -> dict[str, Any]:
 
 
 def publish(redis: Redis, collected: dict[str, Any]) -> None:
-    """Leave what was seen for those who breaker often, and log the backlog, which workers scale by.
+    """Store a snapshot for frequent readers, and log the backlog, which workers scale by.
 
     A queue's dot becomes an underscore there: CloudWatch would take it for a path.
     """
@@ -138,7 +138,7 @@ def publish(redis: Redis, collected: dict[str, Any]) -> None:
 
 
 def published(redis: Redis) -> dict[str, Any] | None:
-    """Return what the last sweep saw; ``at`` tells when. None before the first."""
+    """Return the last sweep's snapshot, taken ``at``; None before the first."""
     text = redis.get(_KEY)
-    seen: dict[str, Any] | None = json.loads(text) if text else None
-    return seen
+    snapshot: dict[str, Any] | None = json.loads(text) if text else None
+    return snapshot

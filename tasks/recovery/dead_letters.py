@@ -1,11 +1,10 @@
-"""Events that EventBridge gave up calling ingest with, brought back from their queue.
+"""Moves events from EventBridge's dead-letter queue in SQS to ingest.
 
-EventBridge puts the event itself into the message's body, as it would have sent it, and why it
-gave up into the message's attributes: ``RULE_ARN``, ``TARGET_ARN``, ``ERROR_CODE``,
-``ERROR_MESSAGE``, ``EXHAUSTED_RETRY_CONDITION``, ``RETRY_ATTEMPTS``.
+The body of a message is the event as EventBridge would have sent it; its attributes give the
+reason (docs/facts.md, E16).
 
-A message is deleted once ingest has answered 202, so breaking off loses nothing: what was sent and
-not deleted is sent again the next time, and is a duplicate then.
+A message is deleted after ingest has answered 202, so an interrupted run loses nothing: an event
+that was sent and not deleted is sent again by the next run, and is a duplicate then.
 """
 
 import json
@@ -19,30 +18,31 @@ import boto3
 import requests
 from botocore.config import Config
 
-from tasks.clock import now
-from tasks.delivery.http import error_for_status, send
+from tasks.delivery.backoff import retry_delay
+from tasks.delivery.http import BASE_HEADERS, send
 from tasks.errors import DeliveryError, IngestError, InvalidEventError, TransientDeliveryError
 from tasks.events import load_envelope
 from tasks.settings import Settings
 from tasks.settings.http import DEFAULT_TLS
+from tasks.sinks import Policy
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-#: Seconds that a message is hidden from others once it was received.
-HIDDEN_FOR = 600
+#: Seconds that a received message is invisible to other consumers.
+VISIBILITY_TIMEOUT = 600
 
-#: How often ingest is asked to take an event, and the longest wait in between, in seconds.
-TRIES, LONGEST_WAIT = 6, 30.0
+#: Attempts to submit one event, and the waits between them.
+RETRY_POLICY = Policy(max_attempts=6, backoff_base=2, backoff_cap=30, retry_after_cap=30)
 
 
 class SubmitResult(StrEnum):
-    """What became of a message. All but the accepted stay in the queue."""
+    """The result for one message. All but accepted ones stay in the queue."""
 
-    ACCEPTED = "accepted"  # ingest has it, and the queue has not
-    NOT_AN_EVENT = "not an event"  # its body is no EventBridge envelope
-    IGNORED = "ignored"  # ingest says that its source is none of ours
-    REFUSED = "refused"  # ingest says that it can never take it
+    ACCEPTED = "accepted"  # ingest has the event
+    NOT_AN_EVENT = "not an event"  # the body is no EventBridge envelope
+    IGNORED = "ignored"  # its source is not EVENT_SOURCE
+    REFUSED = "refused"  # ingest refused it for good
 
 
 class DeadLetter(NamedTuple):
@@ -50,12 +50,12 @@ class DeadLetter(NamedTuple):
 
     message_id: str
     body: str
-    why: Mapping[str, str]
+    attributes: Mapping[str, str]
     sent_at: float  # seconds since the epoch
 
     @property
     def event_id(self) -> str | None:
-        """The id of its event; None if it is none."""
+        """The id of its event; None if the body is no event."""
         try:
             return load_envelope(json.loads(self.body)).id
         except (ValueError, RecursionError, InvalidEventError):
@@ -63,7 +63,7 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetters:
-    """A dead-letter queue; what is left of it at the end of ``with`` shows again to others."""
+    """A dead-letter queue; at the end of ``with``, remaining messages become visible again."""
 
     def __init__(self, client: "SQSClient", url: str) -> None:
         """Receive nothing yet."""
@@ -72,116 +72,115 @@ class DeadLetters:
         self._handles: dict[str, str] = {}
 
     def __enter__(self) -> "DeadLetters":
-        """Begin."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let others see at once what was received and not deleted."""
-        left = [
+        """Make messages that were received and not deleted visible at once."""
+        remaining = [
             {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
             for number, handle in enumerate(self._handles.values())
         ]
-        for start in range(0, len(left), 10):  # SQS takes ten at once
-            some: Any = left[start : start + 10]
-            self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=some)
+        for start in range(0, len(remaining), 10):  # the size of a batch
+            batch: Any = remaining[start : start + 10]
+            self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=batch)
 
     def __len__(self) -> int:
-        """About how many there are."""
+        """Return about how many messages there are."""
         name: Any = "ApproximateNumberOfMessages"
         answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=[name])
         return int(answer["Attributes"][name])
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """Receive each message once, until there are no more."""
+        """Yield each message once, until there are no more."""
         while messages := self._receive():
-            # One that is known has stayed, and shows again.
+            # A known message was not deleted, and its visibility timeout has passed.
             new = [message for message in messages if message["MessageId"] not in self._handles]
             self._handles |= {
                 message["MessageId"]: message["ReceiptHandle"] for message in messages
             }
-            yield from map(_letter, new)
+            yield from map(_message, new)
 
     def _receive(self) -> list[Any]:
         answer: Any = self._client.receive_message(
             QueueUrl=self._url,
             MaxNumberOfMessages=10,
-            WaitTimeSeconds=2,  # a short look may miss what is there
-            VisibilityTimeout=HIDDEN_FOR,
+            WaitTimeSeconds=2,  # long polling: short polling may miss messages
+            VisibilityTimeout=VISIBILITY_TIMEOUT,
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["SentTimestamp"],
         )
-        found: list[Any] = answer.get("Messages", [])
-        return found
+        messages: list[Any] = answer.get("Messages", [])
+        return messages
 
-    def delete(self, letter: DeadLetter) -> None:
+    def delete(self, message: DeadLetter) -> None:
         """Delete a message that was received."""
-        handle = self._handles.pop(letter.message_id)
+        handle = self._handles.pop(message.message_id)
         self._client.delete_message(QueueUrl=self._url, ReceiptHandle=handle)
 
 
-def _letter(message: Mapping[str, Any]) -> DeadLetter:
+def _message(message: Mapping[str, Any]) -> DeadLetter:
     attributes = message.get("MessageAttributes", {})
     return DeadLetter(
         message["MessageId"],
         message["Body"],
-        {name: str(given.get("StringValue", "")) for name, given in attributes.items()},
+        {name: str(value.get("StringValue", "")) for name, value in attributes.items()},
         int(message["Attributes"]["SentTimestamp"]) / 1_000,
     )
 
 
-class Ingest:
-    """The way to ingest, as EventBridge takes it."""
+class IngestClient:
+    """Sends events to ingest, as EventBridge does."""
 
     def __init__(self, session: requests.Session, url: str, key: str) -> None:
-        """Send nothing yet. ``url`` is where events are posted."""
+        """Send nothing yet. ``url`` is where events are posted, ``key`` an API key of ingest."""
         self._session = session
         self._url = url
         self._key = key
 
-    def take(self, letter: DeadLetter) -> tuple[SubmitResult, str]:
-        """Send an event; tell what became of it and, where ingest refused it, why.
+    def submit(self, message: DeadLetter) -> tuple[SubmitResult, str]:
+        """Send an event; return the result and, where ingest refused it, the reason.
 
         Raises:
-            IngestError: ingest cannot be reached, is too busy for too long, or knows us not.
+            IngestError: ingest is unavailable after all attempts, or rejects the API key.
         """
-        if letter.event_id is None:
+        if message.event_id is None:
             return SubmitResult.NOT_AN_EVENT, ""
-        for attempt in range(TRIES):
+        for attempt in range(1, RETRY_POLICY.max_attempts + 1):
             try:
-                return self._send(letter.body.encode())
+                return self._send(message.body.encode())
             except TransientDeliveryError as error:
-                wait = 2.0**attempt if error.retry_after is None else error.retry_after
-                if attempt == TRIES - 1:
-                    raise IngestError(f"ingest takes nothing: {error}") from None
-            time.sleep(min(wait, LONGEST_WAIT))  # the backoff, or what ingest asked for
-        raise AssertionError  # the last attempt raised
+                if attempt == RETRY_POLICY.max_attempts:
+                    raise IngestError(f"ingest is unavailable: {error}") from None
+                time.sleep(retry_delay(attempt, RETRY_POLICY, error.retry_after))
+        raise AssertionError  # the last attempt returned or raised
 
     def _send(self, body: bytes) -> tuple[SubmitResult, str]:
         headers = {
-            "User-Agent": "cxone-event-processor",
+            **BASE_HEADERS,
             "Content-Type": "application/json",
             "x-api-key": self._key,
         }
-        answer = send(self._session, self._url, body, headers, timeout=(3, 10), tls=DEFAULT_TLS)
-        said: dict[str, Any] = {}
+        response = send(self._session, self._url, body, headers, timeout=(3, 10), tls=DEFAULT_TLS)
+        fields: dict[str, Any] = {}
         with suppress(ValueError, TypeError):
-            said = dict(json.loads(answer.body))
-        match error_for_status(answer.status, answer.retry_after, now()):
-            case None if answer.status == 202 and said.get("accepted") == 1:
+            fields = dict(json.loads(response.body))
+        match response.error:
+            case None if response.status == 202 and fields.get("accepted") == 1:
                 return SubmitResult.ACCEPTED, ""
-            case None if answer.status == 202 and said.get("ignored") == 1:
+            case None if response.status == 202 and fields.get("ignored") == 1:
                 return SubmitResult.IGNORED, ""
             case TransientDeliveryError() as error:
                 raise error
-            case DeliveryError() as error if answer.status in (400, 413):
-                return SubmitResult.REFUSED, f"{error}: {said.get('error')}"
+            case DeliveryError() as error if response.status in (400, 413):
+                return SubmitResult.REFUSED, f"{error}: {fields.get('error')}"
             case error:
-                why = f"ingest answers {error}" if error else "what answers is not ingest"
-                raise IngestError(f"{why} (see --ingest, INGEST_URL, INGEST_API_KEYS)")
+                reason = f"ingest answers {error}" if error else "this server is not ingest"
+                raise IngestError(f"{reason} (see --ingest, INGEST_URL, INGEST_API_KEYS)")
 
 
 def connect(settings: Settings, url: str) -> DeadLetters:
-    """Make a client with bounded waits; credentials are found by boto3."""
+    """Return the queue, with bounded waits; boto3 finds the credentials."""
     client = boto3.client(
         "sqs",
         region_name=settings.aws_region,

@@ -1,7 +1,7 @@
-"""Redrive: deliver again what did not get through, because somebody asks for it.
+"""Redrive: deliver again what did not get through, because an operator asks for it.
 
-The claim is reopened before anything is published, by a write that one of several redrives wins;
-if this process dies in between, a sweep does the rest.
+The claim is reopened before anything is published, by a conditional write: of several redrives, one
+succeeds. If this process dies in between, a sweep finishes the event.
 """
 
 import json
@@ -28,21 +28,21 @@ T = TypeVar("T")
 
 
 class RedriveAnswer(StrEnum):
-    """What a redrive of one event came to."""
+    """What came of the redrive of one event."""
 
-    REDRIVEN = "redriven"  # its deliveries are on their way
+    REDRIVEN = "redriven"  # its deliveries are published
     REDRIVABLE = "would be redriven"  # in a dry run
-    NOTHING_TO_DO = "nothing to do"  # the sinks in question have it
-    IN_PROGRESS = "under way"  # somebody is working on it
-    STILL_INVALID = "still invalid"  # the rules of today refuse it
+    NOTHING_TO_DO = "nothing to do"  # every sink in question has it
+    IN_PROGRESS = "under way"  # another dispatch of it is in progress
+    STILL_INVALID = "still invalid"  # the present rules refuse it, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which events a redrive is for: those that some sink lacks, and all of this holds for.
+    """Which events a redrive is for: those that some sink does not have and that match all of this.
 
-    ``since`` and ``until`` bound the time of receipt; ``error`` is part of the error of a delivery
-    that is lacking, to ``sink`` if that is given.
+    ``since`` and ``until`` bound the time of receipt; ``error`` is a part of the error of a missing
+    delivery, to ``sink`` if that is given.
     """
 
     sink: str | None = None
@@ -52,20 +52,20 @@ class Selection:
     error: str | None = None
 
     def among(self, claims: Claims) -> Iterator[Summary]:
-        """Yield the events in question, oldest first."""
+        """Yield the events that match, oldest first."""
         for summary in claims.received(self.since, self.until):
-            if summary.status is not Status.PROCESSING and self._holds_for(summary):
+            if summary.status is not Status.PROCESSING and self._matches(summary):
                 yield summary
 
-    def _holds_for(self, summary: Summary) -> bool:
+    def _matches(self, summary: Summary) -> bool:
         received = from_rfc3339(summary.received_at)
-        lacking = undelivered(summary.deliveries)
+        missing = undelivered(summary.deliveries)
         invalid = summary.status is Status.FAILED and not summary.deliveries
-        concerned = [sink for sink in lacking if self.sink in (None, sink)]
+        concerned = [sink for sink in missing if self.sink in (None, sink)]
         errors = [summary.deliveries[sink].error or "" for sink in concerned]
         return (
-            (bool(lacking) or invalid)
-            and (self.sink is None or self.sink in lacking)
+            (bool(missing) or invalid)
+            and (self.sink is None or self.sink in missing)
             and (self.status is None or self.status is summary.status)
             and (self.since is None or received >= self.since)
             and (self.until is None or received <= self.until)
@@ -83,10 +83,10 @@ def redrive_event(
     force: bool = False,
     dry_run: bool = False,
 ) -> RedriveAnswer:
-    """Deliver an event again to every sink that lacks it, or to ``sink`` alone.
+    """Deliver an event again to every sink that does not have it, or to ``sink`` alone.
 
-    ``force`` delivers also to who has it. ``actor`` goes into the audit record. ``dry_run`` only
-    tells what would come of it.
+    ``force`` delivers also to sinks that have it. ``actor`` goes into the audit record. ``dry_run``
+    only returns what would come of it.
 
     Raises:
         ClaimNotFoundError: no such claim, or the event does not go to ``sink``.
@@ -133,7 +133,7 @@ def _event_of(claim: Claim) -> InteractionEvent | None:
 
 
 def envelope_of(claim: Claim) -> object:
-    """Return the envelope as it came, of which the payload leaves out the replay it came with."""
+    """Return the envelope as it was received: with the replay's name, which the payload omits."""
     try:
         envelope = json.loads(claim.payload)
     except ValueError:  # it was too large to be kept
@@ -145,9 +145,9 @@ def envelope_of(claim: Claim) -> object:
 
 
 def throttle(items: Iterable[T], rate: float) -> Iterator[T]:
-    """Yield items, no more than ``rate`` a second; what is done with them counts as waiting."""
+    """Yield items at most ``rate`` a second; the time that the caller spends on them counts."""
     begun = time.monotonic()
     for number, item in enumerate(items):
-        # What was late is caught up with: the pace is that of the whole.
+        # The rate is that of the whole: after a slow item, the next ones come at once.
         time.sleep(max(0.0, begun + number / rate - time.monotonic()))
         yield item

@@ -1,4 +1,4 @@
-"""Which settings, each right by itself, contradict each other; and names that are nearly one."""
+"""Settings that contradict each other, and names that are nearly a setting's."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -9,16 +9,16 @@ from tasks.sinks import SINKS
 
 
 def check_constraints(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong with settings that break a promise together."""
+    """Yield what is wrong with settings of which each is right by itself."""
     if settings.redrive_max_age >= settings.retention_days * 86_400:
         yield VARIABLES["redrive_max_age"].problem(
             f"{settings.redrive_max_age} is not below the {settings.retention_days} days of "
-            "RETENTION_DAYS: a claim would go away with something left to do"
+            "RETENTION_DAYS: a claim would expire with deliveries pending"
         )
     if settings.cxone and settings.cxone.wait >= settings.redrive_max_age:
         yield cxone.VARIABLES["wait"].problem(
             f"{settings.cxone.wait} is not below the {settings.redrive_max_age} of "
-            "REDRIVE_MAX_AGE_SECONDS: an event would be given up before it goes without its context"
+            "REDRIVE_MAX_AGE_SECONDS: events would be given up instead of delivered without context"
         )
     if settings.redis_ca_file and not settings.redis_tls:
         yield "REDIS_CA_FILE: REDIS_URL does not ask for TLS; expected there: rediss://…"
@@ -47,7 +47,7 @@ def _users(accounts: str | None) -> set[str]:
 
 
 def suggest_names(environ: Mapping[str, str]) -> Iterator[str]:
-    """Tell of variables of a sink or of CXone that nobody reads, and are nearly a setting."""
+    """Yield a line for each unknown variable of a sink or CXone that is nearly a setting's name."""
     known = {variable.name for variable in variables()}
     known |= {f"{variable.name}_FILE" for variable in variables() if variable.secret}
     prefixes = tuple(f"{name.upper()}_" for name in (*SINKS, "cxone"))

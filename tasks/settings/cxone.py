@@ -1,24 +1,26 @@
-"""Where interactions' contexts come from: ``CXONE_…``, all of them absent to do without."""
+"""The API that interactions' contexts come from: ``CXONE_…``, all absent to switch contexts off."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from tasks.settings.environment import (
     PLAIN_HTTP,
     Reader,
-    Variable,
     integer,
     is_safe,
     matching,
     one_of,
     printable,
+    setting,
     url_to_call,
+    variables_of_class,
 )
 from tasks.settings.http import BODY_READ_TIMEOUT, MAX_TOKEN_SECONDS
 
-#: Where NICE tells the endpoints of a tenant (FACTS, NICE CXone).
+#: Where NICE publishes the endpoints of a tenant (docs/facts.md, N1).
 DEFAULT_DISCOVERY_URL = "https://cxone.niceincontact.com"
 
 #: Stands for the interaction's id in ``CXONE_CONTACT_PATH``.
@@ -26,7 +28,7 @@ ID_PLACEHOLDER = "{interactionId}"
 
 
 class GrantType(StrEnum):
-    """How an access token is asked for."""
+    """How an access token is requested."""
 
     CLIENT_CREDENTIALS = "client_credentials"
     PASSWORD = "password"  # noqa: S105 - with an access key
@@ -34,166 +36,141 @@ class GrantType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CxoneSettings:
-    """CXone's REST API, as this process is told to ask it. Its repr shows no secret.
+    """How this process calls CXone's REST API. Its repr shows no secret.
 
-    A URL that is None is to be discovered. Times are seconds.
+    A URL that is None is discovered. Times are seconds.
     """
 
-    token_url: str | None
-    api_url: str | None
-    discovery_url: str
-    tenant_id: str | None
-    client: tuple[str, str] = field(repr=False)
-    form: Mapping[str, str] = field(repr=False)
-    credentials: str  # the variables to look at when they are refused
-    contact_path: str
-    max_attempts: int
-    timeout: int
-    read_timeout: int
-    cache: int
-    wait: int
+    token_url: str | None = setting(
+        url_to_call,
+        "Where access tokens are issued; absent: discovered.",
+        "https://cxone.niceincontact.com/auth/token",
+    )
+    api_url: str | None = setting(
+        url_to_call,
+        "Base of the REST API; absent: discovered.",
+        "https://api-na1.niceincontact.com",
+    )
+    discovery_url: str = setting(
+        url_to_call,
+        f"Where `/.well-known/…` names those two; absent: `{DEFAULT_DISCOVERY_URL}`.",
+        DEFAULT_DISCOVERY_URL,
+    )
+    tenant_id: str | None = setting(
+        matching(r"[A-Za-z0-9-]{1,64}", "a tenant's id"),
+        "Tenant whose API base is discovered.",
+        "11eb0000-aaaa-bbbb-cccc-0242ac110002",
+    )
+    client_id: str = setting(printable, "Id of the OAuth client.", "cxone-events")
+    client_secret: str = setting(printable, "Its secret.", "a-long-random-secret", secret=True)
+    grant: GrantType = setting(
+        one_of(GrantType),
+        "`client_credentials`, or `password`: an access key, with the client under Basic "
+        "authentication.",
+        "password",
+        "client_credentials",
+    )
+    access_key_id: str | None = setting(
+        printable, "Id of the access key.", "AKEXAMPLE====", secret=True
+    )
+    access_key_secret: str | None = setting(
+        printable, "Its secret.", "a-long-random-secret", secret=True
+    )
+    scope: str = setting(printable, "Scope to request.", default="view:interactions")
+    contact_path: str = setting(
+        matching(r"/[!-z|~]*\{interactionId\}[!-z|~]*", f"a path with {ID_PLACEHOLDER} in it"),
+        "Path of an interaction's context in the API, with the version.",
+        f"/incontactapi/services/v34.0/contacts/{ID_PLACEHOLDER}",
+        f"/incontactapi/services/v30.0/contacts/{ID_PLACEHOLDER}",
+    )
+    max_attempts: int = setting(
+        integer(1, 10), "Tries to get it, at most.", default="3", name="MAX_TRIES"
+    )
+    timeout: int = setting(
+        integer(1, 300),
+        "Time that they may take together, waits included.",
+        default="10",
+        name="TIMEOUT_SECONDS",
+    )
+    read_timeout: int = setting(
+        integer(1, 300), "Time to answer one call.", default="4", name="READ_TIMEOUT_SECONDS"
+    )
+    cache: int = setting(
+        integer(0, 3_600),
+        "How long a context is cached for further events of its interaction; 0: not at all.",
+        default="60",
+        name="CACHE_SECONDS",
+    )
+    wait: int = setting(
+        integer(0, 7 * 86_400),
+        "How long after its receipt an event waits for its context, on the schedule of "
+        "`REDRIVE_SCHEDULE_SECONDS`, before it is delivered without; 0: not at all.",
+        "3600",
+        "0",
+        name="WAIT_SECONDS",
+    )
     allow_http: bool = False
 
     @property
+    def client(self) -> tuple[str, str]:
+        """Id and secret of the OAuth client."""
+        return self.client_id, self.client_secret
+
+    @property
+    def form(self) -> dict[str, str]:
+        """The fields of a request for a token."""
+        form = {"grant_type": self.grant.value, "scope": self.scope}
+        if self.access_key_id and self.access_key_secret:
+            form |= {"username": self.access_key_id, "password": self.access_key_secret}
+        return form
+
+    @property
+    def credentials(self) -> str:
+        """The variables to look at when the credentials are refused."""
+        return ", ".join(VARIABLES[part].name for part in (*_required(self.grant), "scope"))
+
+    @property
     def max_seconds(self) -> int:
-        """The longest that asking for a context may take: what is begun in time may end later."""
+        """The longest that getting a context may take: a call begun in time may end later."""
         return self.timeout + MAX_TOKEN_SECONDS + round(BODY_READ_TIMEOUT)
 
 
-VARIABLES: Mapping[str, Variable] = {
-    "token_url": Variable(
-        "CXONE_TOKEN_URL",
-        "Where access tokens are had; absent: discovered.",
-        url_to_call,
-        "https://cxone.niceincontact.com/auth/token",
-    ),
-    "api_url": Variable(
-        "CXONE_API_URL",
-        "Base of the REST API; absent: discovered.",
-        url_to_call,
-        "https://api-na1.niceincontact.com",
-    ),
-    "discovery_url": Variable(
-        "CXONE_DISCOVERY_URL",
-        f"Where `/.well-known/…` tells those two; absent: `{DEFAULT_DISCOVERY_URL}`.",
-        url_to_call,
-        DEFAULT_DISCOVERY_URL,
-    ),
-    "tenant_id": Variable(
-        "CXONE_TENANT_ID",
-        "Tenant whose API base is discovered.",
-        matching(r"[A-Za-z0-9-]{1,64}", "a tenant's id"),
-        "11eb0000-aaaa-bbbb-cccc-0242ac110002",
-    ),
-    "client_id": Variable("CXONE_CLIENT_ID", "Id of the OAuth client.", printable, "cxone-events"),
-    "client_secret": Variable(
-        "CXONE_CLIENT_SECRET", "Its secret.", printable, "a-long-random-secret", secret=True
-    ),
-    "grant": Variable(
-        "CXONE_GRANT",
-        "`client_credentials`, or `password`: with an access key, under Basic client "
-        "authentication.",
-        one_of(GrantType),
-        "password",
-        "client_credentials",
-    ),
-    "access_key_id": Variable(
-        "CXONE_ACCESS_KEY_ID", "Id of the access key.", printable, "AKEXAMPLE====", secret=True
-    ),
-    "access_key_secret": Variable(
-        "CXONE_ACCESS_KEY_SECRET", "Its secret.", printable, "a-long-random-secret", secret=True
-    ),
-    "scope": Variable(
-        "CXONE_SCOPE", "Scope to ask for.", printable, "view:interactions", "view:interactions"
-    ),
-    "contact_path": Variable(
-        "CXONE_CONTACT_PATH",
-        "Where the API has an interaction's context: version and path.",
-        matching(r"/[!-z|~]*\{interactionId\}[!-z|~]*", f"a path with {ID_PLACEHOLDER} in it"),
-        f"/incontactapi/services/v34.0/contacts/{ID_PLACEHOLDER}",
-        f"/incontactapi/services/v30.0/contacts/{ID_PLACEHOLDER}",
-    ),
-    "max_attempts": Variable(
-        "CXONE_MAX_TRIES", "Tries to get it, at most.", integer(1, 10), "3", "3"
-    ),
-    "timeout": Variable(
-        "CXONE_TIMEOUT_SECONDS",
-        "Time that they may take together, waits included.",
-        integer(1, 300),
-        "10",
-        "10",
-    ),
-    "read_timeout": Variable(
-        "CXONE_READ_TIMEOUT_SECONDS", "Time to answer one call.", integer(1, 300), "4", "4"
-    ),
-    "cache": Variable(
-        "CXONE_CACHE_SECONDS",
-        "How long a context is kept for further events of its interaction; 0: not at all.",
-        integer(0, 3_600),
-        "60",
-        "60",
-    ),
-    "wait": Variable(
-        "CXONE_WAIT_SECONDS",
-        "How long after its receipt an event waits for its context, on the schedule of "
-        "`REDRIVE_SCHEDULE_SECONDS`, before it goes without; 0: it goes at once.",
-        integer(0, 7 * 86_400),
-        "3600",
-        "0",
-    ),
-}
+VARIABLES = variables_of_class(CxoneSettings, "CXONE_")
 
 _ACCESS_KEY = ("access_key_id", "access_key_secret")
 _URLS = ("token_url", "api_url", "discovery_url")
 
-#: What switches contexts on, each by itself.
+#: Each of these switches contexts on.
 SWITCHES = (*_URLS, "tenant_id", "client_id", "client_secret", *_ACCESS_KEY)
 
 
-def configure(reader: Reader, *, allow_http: bool) -> CxoneSettings | None:
-    """Read the settings; None where contexts are off, or something is wrong, which is noted."""
-    known = len(reader.problems)
-    values = {part: reader.read(variable) for part, variable in VARIABLES.items()}
+def read_cxone(reader: Reader, *, allow_http: bool) -> CxoneSettings | None:
+    """Read the settings; None where contexts are off, or something is wrong, which is recorded."""
+    values = reader.read_group(VARIABLES, partial(_check_constraints, allow_http=allow_http))
+    if not values or not any(values[part] for part in SWITCHES):
+        return None
+    values["discovery_url"] = (values["discovery_url"] or DEFAULT_DISCOVERY_URL).rstrip("/")
+    return CxoneSettings(**values, allow_http=allow_http)
+
+
+def _required(grant: GrantType) -> tuple[str, ...]:
+    keys = _ACCESS_KEY if grant is GrantType.PASSWORD else ()
+    return ("client_id", "client_secret", *keys)
+
+
+def _check_constraints(values: Mapping[str, Any], *, allow_http: bool) -> Iterator[str]:
+    """Yield what is wrong with settings of which each is right by itself."""
     given = [part for part in SWITCHES if values[part]]
     if not given:
-        return None
-    if len(reader.problems) == known:
-        reader.problems += _check_constraints(values, given[0], allow_http=allow_http)
-    if len(reader.problems) > known:
-        return None
-    keyed = values["grant"] is GrantType.PASSWORD
-    return CxoneSettings(
-        **{part: values[part] for part in ("token_url", "api_url", "tenant_id", "contact_path")},
-        **{
-            part: values[part]
-            for part in ("max_attempts", "timeout", "read_timeout", "cache", "wait")
-        },
-        discovery_url=(values["discovery_url"] or DEFAULT_DISCOVERY_URL).rstrip("/"),
-        client=(values["client_id"], values["client_secret"]),
-        form={
-            "grant_type": values["grant"].value,
-            **({"username": values["access_key_id"]} if keyed else {}),
-            **({"password": values["access_key_secret"]} if keyed else {}),
-            "scope": values["scope"],
-        },
-        credentials=", ".join(
-            VARIABLES[part].name
-            for part in ("client_id", "client_secret", *(_ACCESS_KEY if keyed else ()), "scope")
-        ),
-        allow_http=allow_http,
-    )
-
-
-def _check_constraints(values: Mapping[str, Any], given: str, *, allow_http: bool) -> Iterator[str]:
-    """Tell which settings, each right by itself, do not go together."""
-    keyed = values["grant"] is GrantType.PASSWORD
-    for part in ("client_id", "client_secret", *(_ACCESS_KEY if keyed else ())):
+        return
+    for part in _required(values["grant"]):
         if not values[part]:
-            yield VARIABLES[part].problem(f"missing, though {VARIABLES[given].name} is set")
+            yield VARIABLES[part].problem(f"missing, though {VARIABLES[given[0]].name} is set")
     if not values["api_url"] and not values["tenant_id"]:
         yield VARIABLES["api_url"].problem("missing, and CXONE_TENANT_ID, to discover it by, too")
-    if not keyed and (key := next((part for part in _ACCESS_KEY if values[part]), None)):
-        yield VARIABLES["grant"].problem(f"not password, though {VARIABLES[key].name} is set")
+    keys = [part for part in _ACCESS_KEY if values[part]]
+    if keys and values["grant"] is not GrantType.PASSWORD:
+        yield VARIABLES["grant"].problem(f"not password, though {VARIABLES[keys[0]].name} is set")
     for part in _URLS:
         if values[part] and not (allow_http or is_safe(values[part])):
             yield VARIABLES[part].problem(PLAIN_HTTP)

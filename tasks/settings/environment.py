@@ -1,12 +1,13 @@
-"""What an environment variable is, who needs it, and how its text is read.
+"""What an environment variable is, which roles need it, and how its text is read.
 
-A parser turns the text into a value or raises ``ValueError`` saying what the text is not, without
-repeating it: it may be a secret.
+A parser turns the text into a value. It raises ``ValueError`` with what the text is not, and never
+repeats the text, which may be a secret.
 """
 
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field, fields
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,7 +18,7 @@ from tasks.settings.secrets_manager import Secrets, is_arn
 
 
 class Role(StrEnum):
-    """What a process is for; decides which settings it cannot do without."""
+    """What a process is for; decides which settings it requires."""
 
     WORKER = "worker"
     INGEST = "ingest"
@@ -25,54 +26,56 @@ class Role(StrEnum):
 
 
 class Variable(NamedTuple):
-    """One environment variable. If it is a ``secret``, it may name one (``secretsmanager``)."""
+    """An environment variable; that of a ``secret`` may hold an ARN (``secrets_manager.py``)."""
 
-    name: str
-    doc: str
     parse: Callable[[str], Any]
-    example: str
+    doc: str
+    example: str = ""
     default: str | None = None
-    needed_by: frozenset[Role] = frozenset()
+    name: str = ""
+    needed_by: Sequence[Role] = ()
     secret: bool = False
-    unless: str | None = None  # the variable that makes it needless where it is set
-
-    def read(self, environ: Mapping[str, str], role: Role | None, secrets: Secrets) -> Any:
-        """Return its value, or None where it is absent and this role can do without.
-
-        Raises:
-            ValueError: what is wrong and an example of right, ready to print.
-        """
-        text = environ.get(self.name, "").strip() or self._from_file(environ) or self.default
-        if text is None:
-            if role in self.needed_by and not environ.get(self.unless or "", "").strip():
-                raise ValueError(self.problem("missing"))
-            return None
-        try:
-            return self.parse(secrets.read(text) if self.secret and is_arn(text) else text)
-        except ValueError as error:
-            shown = "" if self.secret else f" (it is {text!r})"
-            raise ValueError(self.problem(f"{error}{shown}")) from None
-
-    def _from_file(self, environ: Mapping[str, str]) -> str | None:
-        """Read a secret from the file that ``<NAME>_FILE`` names, as containers are handed them."""
-        path = environ.get(f"{self.name}_FILE", "").strip()
-        if not self.secret or not path:
-            return None
-        try:
-            return Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            why = error.strerror
-        except ValueError:  # of its text or its name; the error would show a part of the secret
-            why = "not a file of UTF-8 text"
-        raise ValueError(f"{self.name}_FILE: {path} cannot be read: {why}")
+    unless: str | None = None  # the variable that makes it unnecessary where it is set
 
     def problem(self, what: str, example: object = None) -> str:
-        """Say what is wrong with it, and what would be right."""
+        """Return a line with what is wrong with it, and an example of what is right."""
         return f"{self.name}: {what}; expected, for example: {example or self.example}"
 
 
+def named(prefix: str, variables: Mapping[str, Variable]) -> dict[str, Variable]:
+    """Name variables like their keys, unless they have names; a default is an example, too."""
+    return {
+        key: variable._replace(
+            name=prefix + (variable.name or key.upper()),
+            example=variable.example or variable.default or "",
+        )
+        for key, variable in variables.items()
+    }
+
+
+def setting(
+    parse: Callable[[str], Any],
+    doc: str,
+    example: str = "",
+    default: str | None = None,
+    **options: Any,
+) -> Any:
+    """Declare a field of a dataclass that is read from a ``Variable`` of these arguments."""
+    variable = Variable(parse, doc, example, default, **options)
+    return field(metadata={"variable": variable}, repr=not variable.secret)
+
+
+def variables_of_class(cls: type[Any], prefix: str = "") -> dict[str, Variable]:
+    """Return the variables of a dataclass's fields, by field."""
+    return named(prefix, {f.name: f.metadata["variable"] for f in fields(cls) if f.metadata})
+
+
+#: Yields what contradicts among values, by the keys of their variables.
+Check = Callable[[Mapping[str, Any]], Iterable[str]]
+
+
 class Reader:
-    """Reads variables for a process with this role, and notes all that is wrong."""
+    """Reads variables for a process with this role, and collects all that is wrong."""
 
     def __init__(self, environ: Mapping[str, str], role: Role | None) -> None:
         self.problems: list[str] = []
@@ -81,12 +84,52 @@ class Reader:
         self._secrets = Secrets()
 
     def read(self, variable: Variable) -> Any:
-        """Return a variable's value; None where it is absent, or wrong, which is then noted."""
+        """Return a variable's value; None where it is absent, or wrong, which is recorded."""
         try:
-            return variable.read(self._environ, self._role, self._secrets)
+            return self._value(variable)
         except ValueError as error:
             self.problems.append(str(error))
             return None
+
+    def read_group(self, variables: Mapping[str, Variable], check: Check) -> dict[str, Any] | None:
+        """Return the values of variables that belong together; None if something is wrong.
+
+        ``check`` is called if each value is right by itself.
+        """
+        known = len(self.problems)
+        values = {key: self.read(variable) for key, variable in variables.items()}
+        if len(self.problems) == known:
+            self.problems += check(values)
+        return values if len(self.problems) == known else None
+
+    def _value(self, variable: Variable) -> Any:
+        text = self._text(variable.name) or self._file_text(variable) or variable.default
+        if text is None:
+            if self._role in variable.needed_by and not self._text(variable.unless or ""):
+                raise ValueError(variable.problem("missing"))
+            return None
+        secret = variable.secret
+        try:
+            return variable.parse(self._secrets.read(text) if secret and is_arn(text) else text)
+        except ValueError as error:
+            shown = "" if secret else f" (it is {text!r})"
+            raise ValueError(variable.problem(f"{error}{shown}")) from None
+
+    def _text(self, name: str) -> str:
+        return self._environ.get(name, "").strip()
+
+    def _file_text(self, variable: Variable) -> str | None:
+        """Read a secret from the file that ``<NAME>_FILE`` names, as containers get them."""
+        path = self._text(f"{variable.name}_FILE")
+        if not variable.secret or not path:
+            return None
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            why = error.strerror
+        except ValueError:  # of its text or its name; the error would show a part of the secret
+            why = "not a file of UTF-8 text"
+        raise ValueError(f"{variable.name}_FILE: {path} cannot be read: {why}")
 
 
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9a-f:.]*:[0-9a-f:.]*(%\w+)?")
@@ -98,14 +141,10 @@ def url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
-            right = (
-                parts.scheme in schemes
-                and parts.port != 0
-                and _HOST.fullmatch(parts.hostname or "")
-            )
+            host = parts.port != 0 and _HOST.fullmatch(parts.hostname or "")
         except ValueError:  # its text repeats part of the URL, which may be a secret
-            right = None
-        if not right:
+            host = None
+        if not host or parts.scheme not in schemes:
             raise ValueError(f"not a URL with {' or '.join(f'{s}://' for s in schemes)} and a host")
         return text
 
@@ -113,14 +152,14 @@ def url(*schemes: str) -> Callable[[str], str]:
 
 
 def url_to_call(text: str) -> str:
-    """Parse a URL that we send requests to."""
+    """Parse a URL that requests are sent to."""
     parts = urlsplit(url("http", "https")(text))
     if parts.username or parts.password:
         raise ValueError("a URL must not carry credentials: they would end up in logs")
     return text
 
 
-#: Brokers that Celery knows and people ask for; why not here: docs/deploy.md.
+#: Brokers of Celery that are often asked for; docs/deploy.md has the reason for each.
 _OTHER_BROKERS = ("sentinel", "amqp", "amqps", "pyamqp", "sqs", "redis+socket", "redis+cluster")
 
 
@@ -151,12 +190,12 @@ def ca_file(text: str) -> str:
     return text
 
 
-#: What is wrong with a URL that is not safe, where that is asked for.
+#: The problem of a URL that is not safe, unless plain http is allowed.
 PLAIN_HTTP = "http:// outside loopback is refused unless ALLOW_HTTP_SINKS is true"
 
 
 def is_safe(url: str) -> bool:
-    """Tell whether what is sent there cannot be read on the way."""
+    """Return whether what is sent there cannot be read on the way: TLS, or loopback."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
@@ -173,7 +212,7 @@ def printable(text: str) -> str:
 
 
 def matching(pattern: str, words: str) -> Callable[[str], str]:
-    """Parse what matches a pattern, which ``words`` describe."""
+    """Parse a text that matches a pattern, which ``words`` describes."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):

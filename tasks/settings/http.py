@@ -1,4 +1,4 @@
-"""What settings say of HTTP: TLS files, OAuth grants, and the time budgets of calls."""
+"""HTTP in settings: TLS files, OAuth grants, and the time budgets of calls."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from tasks.events import canonical_json
 
+#: Seconds to read the body of a response.
 BODY_READ_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """PEM files: whom to trust instead of the usual authorities, and the certificate we show."""
+    """PEM files: authorities to trust instead of the usual ones, and the client certificate."""
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -27,23 +28,23 @@ class Tls:
 
 DEFAULT_TLS = Tls()
 
-#: Time-outs of the token endpoint: to connect, to answer.
+#: Timeouts of the token endpoint in seconds: to connect, to answer.
 TOKEN_TIMEOUT = (2, 5)
 
-#: Seconds that others wait for the one who asks.
+#: Seconds that a process waits for another one that is requesting the token.
 TOKEN_WAIT = 8
 
-#: The longest that ``Tokens.get`` may take, in seconds: others asked in vain, then it asks.
+#: The longest that ``Tokens.get`` may take, in seconds: another process failed, then it requests.
 MAX_TOKEN_SECONDS = TOKEN_WAIT + sum(TOKEN_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuthGrant:
-    """What an access token is asked for with.
+    """What an access token is requested with.
 
-    ``name`` is whose tokens they are; ``settings`` names the variables to look at when the
-    endpoint refuses; ``form`` are the fields of the request (``grant_type``, …); ``client`` is a
-    client id and secret, which go into HTTP Basic authentication.
+    ``name`` is the token's owner, such as a sink; ``settings`` names the variables to look at when
+    the endpoint refuses; ``form`` has the fields of the request (``grant_type``, …); ``client`` is
+    a client id and secret for HTTP Basic authentication.
     """
 
     name: str
@@ -55,11 +56,11 @@ class OAuthGrant:
 
     @property
     def key(self) -> str:
-        """Where its token is kept: other credentials, other token."""
-        asked = canonical_json([self.url, self.form, self.client])
-        return f"oauth.{self.name}.{hashlib.sha256(asked).hexdigest()[:16]}"
+        """The Redis key of its token: other credentials have another."""
+        request = canonical_json([self.url, self.form, self.client])
+        return f"oauth.{self.name}.{hashlib.sha256(request).hexdigest()[:16]}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown."""
+        """The texts to redact."""
         return (*self.form.values(), *(self.client or ()))

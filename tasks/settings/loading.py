@@ -1,4 +1,4 @@
-"""Reading the settings of this process, once; a wrong one ends it with a message."""
+"""Read the settings of this process, once; wrong ones end it with a message."""
 
 import os
 import sys
@@ -7,21 +7,21 @@ from functools import cache
 
 from tasks.errors import SettingsError
 from tasks.events import metadata
-from tasks.settings import cxone as cxone_settings
 from tasks.settings.checks import check_constraints, suggest_names
+from tasks.settings.cxone import read_cxone
 from tasks.settings.environment import Reader, Role
 from tasks.settings.model import VARIABLES, Settings
-from tasks.settings.sinks import configure
+from tasks.settings.sinks import read_sink
 from tasks.sinks import SINKS
 
-#: What may stand between ``celery`` and its command, and takes the next word.
+#: Options between ``celery`` and its command whose value is the next word.
 _CELERY_OPTIONS_WITH_VALUE = frozenset(
     {"-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir"}
 )
 
 
 def role_of_command(argv: Sequence[str]) -> Role | None:
-    """Find the role in a ``celery -A tasks …`` command line; other commands need nothing."""
+    """Return the role of a ``celery -A tasks …`` command line; None if no setting is required."""
     words = iter(argv[1:])
     for word in words:
         if word in _CELERY_OPTIONS_WITH_VALUE:
@@ -33,9 +33,9 @@ def role_of_command(argv: Sequence[str]) -> Role | None:
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once; ends the process if they are wrong.
+    """Return the settings of this process, read once; end the process if they are wrong.
 
-    A name that is nearly a setting is only printed: another program may use it.
+    A name that is nearly a setting's is only printed, since another program may use it.
     """
     for line in suggest_names(os.environ):
         print(line, file=sys.stderr)  # noqa: T201 - there is no log yet
@@ -43,7 +43,7 @@ def settings() -> Settings:
 
 
 def load_or_exit(role: Role | None) -> Settings:
-    """Read the settings from the environment; print all that is wrong and exit 1 if they are."""
+    """Read the settings from the environment; if some are wrong, print why and exit 1."""
     try:
         return load(os.environ, role)
     except SettingsError as error:
@@ -55,14 +55,14 @@ def load(environ: Mapping[str, str], role: Role | None = None) -> Settings:
     """Read the settings for a process with this role.
 
     Raises:
-        SettingsError: with a line for everything that is wrong, not only the first.
+        SettingsError: Some are wrong; it has a line for each problem, not only the first.
     """
     reader = Reader(environ, role)
     values = {name: reader.read(variable) for name, variable in VARIABLES.items()}
     allow_http = values["allow_http_sinks"] is not False
-    cxone = values["cxone"] = cxone_settings.configure(reader, allow_http=allow_http)
+    cxone = values["cxone"] = read_cxone(reader, allow_http=allow_http)
     values["sinks"] = {
-        name: configure(sink, reader, allow_http=allow_http, cxone=cxone)
+        name: read_sink(sink, reader, allow_http=allow_http, cxone=cxone)
         for name, sink in SINKS.items()
     }
     problems = reader.problems

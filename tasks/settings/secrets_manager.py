@@ -1,4 +1,4 @@
-"""Secrets that a setting names instead of holding them: the ARN of one in AWS Secrets Manager.
+"""Settings that hold the ARN of a secret in AWS Secrets Manager instead of the secret.
 
 ``arn:aws:secretsmanager:…:secret:NAME`` is the whole secret; with ``#KEY`` behind it, the text of
 that field, where the secret is a JSON object.
@@ -6,59 +6,54 @@ that field, where the secret is a JSON object.
 
 import json
 import re
+from functools import cache
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-_BEGINNING = re.compile(r"arn:aws[a-z-]*:secretsmanager:")
-_ARN = re.compile(_BEGINNING.pattern + r"(?P<region>[a-z0-9-]+):[0-9]{12}:secret:[^#]+")
+_PREFIX = re.compile(r"arn:aws[a-z-]*:secretsmanager:")
+_ARN = re.compile(_PREFIX.pattern + r"(?P<region>[a-z0-9-]+):[0-9]{12}:secret:[^#]+")
 
 _CONFIG = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 3})
 
 
 def is_arn(text: str) -> bool:
-    """Tell whether a setting names a secret."""
-    return bool(_BEGINNING.match(text))
+    """Return whether a text begins like the ARN of a secret."""
+    return bool(_PREFIX.match(text))
 
 
 class Secrets:
-    """The secrets that a process asks for when it starts, each once."""
+    """The secrets that a process reads when it starts, each once."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
+        self._fetch = cache(_fetch)
 
     def read(self, text: str) -> str:
-        """Return the secret that ``text`` names.
+        """Return the secret, or the field of one, that ``text`` names.
 
         Raises:
-            ValueError: what is wrong; it tells nothing of the secret, nor of its name.
+            ValueError: It cannot be read; the message contains neither the secret nor its name.
         """
         arn, _, key = text.partition("#")
-        if arn not in self._texts:
-            self._texts[arn] = _ask_for(arn)
-        secret = self._texts[arn]
+        secret = self._fetch(arn)
         return (_field_of(secret, key) if key else secret).strip()
 
 
-def _ask_for(arn: str) -> str:
+def _fetch(arn: str) -> str:
     found = _ARN.fullmatch(arn)
     if not found:
         raise ValueError("not the ARN of a secret")
     client = boto3.client("secretsmanager", region_name=found["region"], config=_CONFIG)
     try:
-        text: str = client.get_secret_value(SecretId=arn)["SecretString"]
+        return str(client.get_secret_value(SecretId=arn)["SecretString"])
     except ClientError as error:
-        raise ValueError(_not_read(error.response["Error"]["Code"])) from None
+        why = error.response["Error"]["Code"]
     except BotoCoreError as error:
-        raise ValueError(_not_read(type(error).__name__)) from None
+        why = type(error).__name__
     except KeyError:
-        raise ValueError(_not_read("it is binary")) from None
-    return text
-
-
-def _not_read(why: str) -> str:
-    return f"its secret is not to be had from AWS Secrets Manager: {why}"
+        why = "it is binary"
+    raise ValueError(f"its secret is not to be had from AWS Secrets Manager: {why}")
 
 
 def _field_of(secret: str, key: str) -> str:

@@ -1,10 +1,10 @@
-"""The variables that each sink has, ``<NAME>_…``, and how their texts are read."""
+"""The variables that each sink has, ``<NAME>_…``, and the parsers of their texts."""
 
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 
 from tasks.events import EventType
 from tasks.settings.environment import (
@@ -12,14 +12,15 @@ from tasks.settings.environment import (
     Variable,
     ca_file,
     integer,
+    named,
     number,
     printable,
     url_to_call,
 )
-from tasks.sinks.base import Policy, Sink
+from tasks.sinks.base import Sink
 
-#: Headers that are ours to send; ``Webhook-`` begins the names of more.
-RESERVED_HEADERS = (
+#: Headers that no setting may hold; ``Webhook-`` is a prefix.
+_RESERVED_HEADERS = (
     "Idempotency-Key",
     "Content-Type",
     "Content-Length",
@@ -34,7 +35,7 @@ SIGNING_PREFIX = "whsec_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """A header that tells a sink who calls. ``kind`` is bearer, basic or API key."""
+    """The header that authenticates calls. ``kind`` is bearer, basic or API key."""
 
     kind: str
     header: str
@@ -64,7 +65,7 @@ def _headers(text: str) -> dict[str, str]:
         if name.lower() == "authorization":
             raise ValueError("Authorization has settings of its own: BEARER_TOKEN, BASIC_AUTH, …")
     if len({name.lower() for name in headers}) < len(headers):
-        raise ValueError("a header stands there twice")
+        raise ValueError("a header is in it twice")
     return headers
 
 
@@ -73,8 +74,8 @@ def _check_header(name: str, value: str) -> None:
         raise ValueError("not a header's name before its value")
     if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
         raise ValueError("not a header's value: printable ASCII")
-    if name.title() in RESERVED_HEADERS or name.title().startswith("Webhook-"):
-        raise ValueError(f"{', '.join(RESERVED_HEADERS)}… are ours to send")
+    if name.title() in _RESERVED_HEADERS or name.title().startswith("Webhook-"):
+        raise ValueError(f"{', '.join(_RESERVED_HEADERS)}… are reserved")
 
 
 def _bearer_token(text: str) -> Credential:
@@ -123,114 +124,98 @@ def _is_signing_secret(text: str) -> bool:
 
 
 _SECONDS = integer(1, 3_600)
+_TIMEOUT = integer(1, 300)
 
-#: What of the policy can be set, by the name it has there.
-POLICY_VARIABLES = {
-    "max_attempts": ("MAX_TRIES", integer(1, 20), "HTTP calls of a delivery, at most."),
-    "backoff_base": ("BACKOFF_BASE_SECONDS", _SECONDS, "Longest wait before the second try."),
-    "backoff_cap": ("BACKOFF_CAP_SECONDS", _SECONDS, "Longest wait before any try."),
-    "retry_after_cap": ("RETRY_AFTER_CAP_SECONDS", _SECONDS, "Longest `Retry-After` obeyed."),
-    "connect_timeout": ("CONNECT_TIMEOUT_SECONDS", integer(1, 300), "Time to connect."),
-    "read_timeout": ("READ_TIMEOUT_SECONDS", integer(1, 300), "Time to answer."),
-    "rate": ("RATE", number(0, 10_000), "Calls a second, of all workers together; 0: any number."),
-    "concurrency": ("CONCURRENCY", integer(0, 10_000), "Calls at once, likewise; 0: any number."),
-    "breaker_failures": (
-        "BREAKER_FAILURES",
-        integer(1, 1_000),
-        "Failures in a row that open its circuit breaker.",
-    ),
-    "breaker_seconds": ("BREAKER_SECONDS", _SECONDS, "How long that stays open before a probe."),
-}
-
-
-#: By what is set with it; ``<NAME>`` and ``<name>`` stand for the sink's.
-_VARIABLES: Mapping[str, Variable] = {
+#: By what is set with it; ``<name>`` stands for the sink's.
+_TABLE = {
     "url": Variable(
-        "<NAME>_ENDPOINT",
-        "Its URL: https, outside loopback.",
         url_to_call,
+        "Its URL: https, outside loopback.",
         "https://<name>.example.com/events",
-        needed_by=frozenset([Role.WORKER]),
+        name="ENDPOINT",
+        needed_by=[Role.WORKER],
         secret=True,  # a path may hold a token
     ),
     "event_types": Variable(
-        "<NAME>_EVENT_TYPES",
-        "Event types that it gets, comma-separated.",
-        _event_types,
-        "completed,abandoned",
+        _event_types, "Event types that it gets, comma-separated.", "completed,abandoned"
     ),
-    **{
-        part: Variable(f"<NAME>_{suffix}", doc, parse, f"{getattr(Policy(), part) or 20}")
-        for part, (suffix, parse, doc) in POLICY_VARIABLES.items()
-    },
+    # The policy: the fields of Policy, in their order.
+    "max_attempts": Variable(
+        integer(1, 20), "HTTP calls of a delivery, at most.", "5", name="MAX_TRIES"
+    ),
+    "backoff_base": Variable(
+        _SECONDS, "Longest wait before the second try.", "1", name="BACKOFF_BASE_SECONDS"
+    ),
+    "backoff_cap": Variable(
+        _SECONDS, "Longest wait before any try.", "30", name="BACKOFF_CAP_SECONDS"
+    ),
+    "retry_after_cap": Variable(
+        _SECONDS, "Longest `Retry-After` obeyed.", "60", name="RETRY_AFTER_CAP_SECONDS"
+    ),
+    "connect_timeout": Variable(_TIMEOUT, "Time to connect.", "3", name="CONNECT_TIMEOUT_SECONDS"),
+    "read_timeout": Variable(_TIMEOUT, "Time to answer.", "10", name="READ_TIMEOUT_SECONDS"),
+    "rate": Variable(
+        number(0, 10_000), "Calls per second of all workers together; 0: no limit.", "20"
+    ),
+    "concurrency": Variable(
+        integer(0, 10_000), "Calls at once of all workers together; 0: no limit.", "20"
+    ),
+    "breaker_failures": Variable(
+        integer(1, 1_000), "Failures in a row that open its circuit breaker.", "10"
+    ),
+    "breaker_seconds": Variable(_SECONDS, "How long that stays open before a probe.", "30"),
     "headers": Variable(
-        "<NAME>_HEADERS",
-        "Headers sent beside ours: a JSON object.",
         _headers,
+        "Further headers of each call: a JSON object.",
         '{"X-Tenant": "acme"}',
         secret=True,
     ),
     "bearer_token": Variable(
-        "<NAME>_BEARER_TOKEN",
-        "Authentication: a bearer token.",
-        _bearer_token,
-        "a-long-random-token",
-        secret=True,
+        _bearer_token, "Authentication: a bearer token.", "a-long-random-token", secret=True
     ),
     "basic_auth": Variable(
-        "<NAME>_BASIC_AUTH",
-        "Authentication: user and password.",
-        _basic_auth,
-        "user:a-long-password",
-        secret=True,
+        _basic_auth, "Authentication: user and password.", "user:a-long-password", secret=True
     ),
     "api_key": Variable(
-        "<NAME>_API_KEY",
-        "Authentication: a header of any name.",
         _api_key,
+        "Authentication: a header of any name.",
         "X-Api-Key: a-long-random-key",
         secret=True,
     ),
     "oauth_token_url": Variable(
-        "<NAME>_OAUTH_TOKEN_URL",
-        "Authentication: OAuth client credentials; where tokens are had.",
         url_to_call,
+        "Authentication: OAuth client credentials; where tokens are issued.",
         "https://login.example.com/oauth2/token",
         secret=True,
     ),
-    "oauth_client_id": Variable(
-        "<NAME>_OAUTH_CLIENT_ID", "Id of the OAuth client.", printable, "cxone-events"
-    ),
-    "oauth_client_secret": Variable(
-        "<NAME>_OAUTH_CLIENT_SECRET", "Its secret.", printable, "a-long-random-secret", secret=True
-    ),
-    "oauth_scope": Variable("<NAME>_OAUTH_SCOPE", "Scope to ask for.", printable, "events:write"),
+    "oauth_client_id": Variable(printable, "Id of the OAuth client.", "cxone-events"),
+    "oauth_client_secret": Variable(printable, "Its secret.", "a-long-random-secret", secret=True),
+    "oauth_scope": Variable(printable, "Scope to request.", "events:write"),
     "signing_secrets": Variable(
-        "<NAME>_SIGNING_SECRETS",
-        "Secrets to sign with (Standard Webhooks), comma-separated: two during a rotation.",
         _signing_secrets,
+        "Secrets to sign with (Standard Webhooks), comma-separated: two during a rotation.",
         "whsec_YW4gZXhhbXBsZSwgbm90IGEgc2VjcmV0",
         secret=True,
     ),
     "ca_file": Variable(
-        "<NAME>_CA_FILE",
-        "PEM file of the only certificate authorities to trust, for tokens, too.",
         ca_file,
+        "PEM file of the only certificate authorities to trust, for tokens, too.",
         "/etc/cxone/<name>-ca.pem",
     ),
-    "client_cert_file": Variable(
-        "<NAME>_CLIENT_CERT_FILE",
-        "PEM file of the certificate that we show.",
+    "cert_file": Variable(
         str,
+        "PEM file of the client certificate.",
         "/etc/cxone/<name>.pem",
+        name="CLIENT_CERT_FILE",
     ),
-    "client_key_file": Variable(
-        "<NAME>_CLIENT_KEY_FILE",
-        "PEM file of its key, unencrypted, where that is a file of its own.",
+    "key_file": Variable(
         str,
+        "PEM file of its key, unencrypted, where that is a file of its own.",
         "/etc/cxone/<name>.key",
+        name="CLIENT_KEY_FILE",
     ),
 }
+_VARIABLES = named("<NAME>_", _TABLE)
 
 
 def variables_of(sink: Sink) -> dict[str, Variable]:
@@ -238,7 +223,7 @@ def variables_of(sink: Sink) -> dict[str, Variable]:
     declared = {
         "event_types": ",".join(kind for kind in EventType if kind in sink.event_types),
         "headers": json.dumps(dict(sink.headers)) if sink.headers else None,
-        **{part: f"{getattr(sink.policy, part):.15g}" for part in POLICY_VARIABLES},
+        **{part: f"{value:.15g}" for part, value in asdict(sink.policy).items()},
     }
     return {
         part: variable._replace(
@@ -255,8 +240,7 @@ def documented(sinks: Iterable[Sink]) -> Iterator[Variable]:
     of_each = {sink.name: variables_of(sink) for sink in sinks}
     for part, variable in _VARIABLES.items():
         defaults = {name: variables[part].default for name, variables in of_each.items()}
-        if len(set(defaults.values())) == 1:
-            default = next(iter(defaults.values()))
-        else:
-            default = ", ".join(f"{name}: {text or '–'}" for name, text in defaults.items())
-        yield variable._replace(default=default)
+        text, *others = set(defaults.values())
+        if others:
+            text = ", ".join(f"{name}: {text or '–'}" for name, text in defaults.items())
+        yield variable._replace(default=text)

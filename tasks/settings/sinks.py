@@ -1,8 +1,9 @@
-"""What is set for each sink: its file declares, whoever runs it decides."""
+"""The settings of each sink: its file declares defaults, the environment overrides them."""
 
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -11,10 +12,10 @@ from tasks.events import EventType
 from tasks.settings.cxone import CxoneSettings
 from tasks.settings.environment import PLAIN_HTTP, Reader, Variable, is_safe
 from tasks.settings.http import DEFAULT_TLS, MAX_TOKEN_SECONDS, OAuthGrant, Tls
-from tasks.settings.sink_table import POLICY_VARIABLES, SIGNING_PREFIX, Credential, variables_of
+from tasks.settings.sink_table import SIGNING_PREFIX, Credential, variables_of
 from tasks.sinks.base import ALL_TYPES, Policy, Sink
 
-#: Seconds that a process waits for the limits of a sink that has some.
+#: Seconds that a process waits for a sink's rate and concurrency limits, if it has some.
 ACQUIRE_TIMEOUT = 10.0
 
 _CREDENTIALS = ("bearer_token", "basic_auth", "api_key")
@@ -23,7 +24,7 @@ _OAUTH = ("oauth_token_url", "oauth_client_id", "oauth_client_secret", "oauth_sc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkSettings:
-    """One sink, as this process is told to call it. Its repr shows no secret."""
+    """How this process calls one sink. Its repr shows no secret."""
 
     sink: Sink
     policy: Policy
@@ -34,14 +35,14 @@ class SinkSettings:
     grant: OAuthGrant | None = None
     signing_secrets: tuple[str, ...] = field(default=(), repr=False)
     tls: Tls = DEFAULT_TLS
-    context_seconds: int = 0  # the longest that it waits for an interaction's context
+    context_seconds: int = 0  # the longest wait for an interaction's context
 
     @property
     def endpoint(self) -> str:
         """Its URL.
 
         Raises:
-            SettingsError: it is not set; a worker does not start without it.
+            SettingsError: It is not set; a worker does not start without it.
         """
         if self.url is None:
             raise SettingsError([f"{self.sink.endpoint_variable}: missing"])
@@ -49,14 +50,14 @@ class SinkSettings:
 
     @property
     def authentication(self) -> str | None:
-        """The kind: bearer, basic, API key or OAuth."""
+        """The kind of authentication: bearer, basic, API key, OAuth, or None."""
         if self.grant:
             return "OAuth"
         return self.credential.kind if self.credential else None
 
     @property
     def attempt_timeout(self) -> int:
-        """The longest that one attempt may take, in seconds: with OAuth it may take two calls."""
+        """The longest that one attempt may take, in seconds: with OAuth it may be two calls."""
         call = self.policy.attempt_timeout
         calls = 2 * (call + MAX_TOKEN_SECONDS) if self.grant else call
         return calls + self.context_seconds
@@ -65,25 +66,25 @@ class SinkSettings:
     def acquire_timeout(self) -> float:
         """Seconds that a process waits for the sink's rate and concurrency limits.
 
-        That holds up the process, and so leaves what comes next in the queue: a worker that went on
-        to reserve messages would only hoard them.
+        The wait blocks the process on purpose, so that further messages stay in the queue; a worker
+        that kept reserving messages would only hoard them.
         """
         return ACQUIRE_TIMEOUT if self.policy.rate or self.policy.concurrency else 0.0
 
     @property
     def time_limit(self) -> int:
-        """Seconds after which a process that delivers is killed: nothing else has ended it."""
+        """Seconds after which a delivering process is killed, if nothing else has ended it."""
         return self.attempt_timeout + int(self.acquire_timeout) + 15
 
     @property
     def max_delivery_seconds(self) -> int:
-        """The longest that all tries together may take, in seconds."""
+        """The longest that all attempts of a dispatch together may take, in seconds."""
         attempts = self.policy.max_attempts
         return attempts * self.attempt_timeout + (attempts - 1) * self.policy.max_wait
 
     @property
     def secrets(self) -> Iterator[str]:
-        """What must not be shown, in whatever it may turn up: a part of the URL may be a token."""
+        """The texts to redact wherever they appear; any part of the URL may be a token."""
         if self.credential:
             yield from self.credential.secrets
         if self.grant:
@@ -97,26 +98,22 @@ class SinkSettings:
         yield from (parts.query, *(value for _, value in parse_qsl(parts.query)))
 
 
-def configure(
+def read_sink(
     sink: Sink, reader: Reader, *, allow_http: bool, cxone: CxoneSettings | None = None
-) -> SinkSettings:
-    """Read a sink's settings; what is wrong with them, the reader notes.
+) -> SinkSettings | None:
+    """Read a sink's settings; None where something is wrong, which is recorded.
 
     ``cxone`` is where contexts come from, for the sinks that get them.
     """
     variables = variables_of(sink)
-    known = len(reader.problems)
-    values = {part: reader.read(variable) for part, variable in variables.items()}
-    if len(reader.problems) == known:
-        reader.problems += _check_constraints(variables, values, allow_http=allow_http)
-    tls = Tls(
-        ca_file=values["ca_file"],
-        cert_file=values["client_cert_file"],
-        key_file=values["client_key_file"],
-    )
+    check = partial(_check_constraints, variables, allow_http=allow_http)
+    values = reader.read_group(variables, check)
+    if values is None:
+        return None
+    tls = Tls(**{part.name: values[part.name] for part in fields(Tls)})
     return SinkSettings(
         sink=sink,
-        policy=Policy(**{part: values[part] for part in POLICY_VARIABLES}),
+        policy=Policy(**{part.name: values[part.name] for part in fields(Policy)}),
         event_types=values["event_types"],
         url=values["url"],
         headers=values["headers"] or {},
@@ -131,14 +128,12 @@ def configure(
 def _grant(
     sink: Sink, variables: Mapping[str, Variable], values: Mapping[str, Any], tls: Tls
 ) -> OAuthGrant:
-    form = {"grant_type": "client_credentials"}
-    if values["oauth_scope"]:
-        form["scope"] = values["oauth_scope"]
+    scope = {"scope": values["oauth_scope"]} if values["oauth_scope"] else {}
     return OAuthGrant(
         name=sink.name,
         settings=", ".join(variables[part].name for part in _OAUTH),
         url=values["oauth_token_url"],
-        form=form,
+        form={"grant_type": "client_credentials", **scope},
         client=(values["oauth_client_id"], values["oauth_client_secret"]),
         tls=tls,
     )
@@ -147,20 +142,18 @@ def _grant(
 def _check_constraints(
     variables: Mapping[str, Variable], values: Mapping[str, Any], *, allow_http: bool
 ) -> Iterator[str]:
-    """Tell which settings of a sink, each right by itself, do not go together."""
+    """Yield what is wrong with settings of a sink of which each is right by itself."""
     for part in ("url", "oauth_token_url"):
         if values[part] and not (allow_http or is_safe(values[part])):
             yield variables[part].problem(PLAIN_HTTP)
     yield from _check_authentication(variables, values)
-    cert, key = values["client_cert_file"], values["client_key_file"]
+    cert, key = values["cert_file"], values["key_file"]
     if cert and not _is_pair(cert, key):
-        yield variables["client_cert_file"].problem(
+        yield variables["cert_file"].problem(
             "not PEM files of a certificate and its unencrypted key that can be read"
         )
     if key and not cert:
-        yield variables["client_cert_file"].problem(
-            f"missing, though {variables['client_key_file'].name} is set"
-        )
+        yield variables["cert_file"].problem(f"missing, though {variables['key_file'].name} is set")
 
 
 def _check_authentication(
@@ -181,7 +174,7 @@ def _check_authentication(
 
 def _is_pair(cert: str, key: str | None) -> bool:
     try:
-        # A password, lest OpenSSL ask the terminal for one.
+        # Without a password OpenSSL would ask for one on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
     except (OSError, ValueError):
         return False

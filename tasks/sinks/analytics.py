@@ -1,4 +1,4 @@
-"""Analytics: counts what happens when."""
+"""Analytics: counts events by type and time."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a sink is."""
+"""What a sink declares: its name, its body and the defaults of its settings."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,13 +15,13 @@ Body = Callable[[InteractionEvent, str], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How hard a delivery tries, and how hard it may press. Times are seconds.
+    """In-worker retries, timeouts, rate limit and circuit breaker. Times are seconds.
 
-    After try *n* it waits a random while up to ``backoff_base * 2**(n-1)``, at most
-    ``backoff_cap`` (exponential backoff with full jitter), or as long as the sink's
-    ``Retry-After`` says, at most ``retry_after_cap``.
+    After attempt *n* a delivery waits a random time up to ``backoff_base * 2**(n-1)``, at most
+    ``backoff_cap`` (exponential backoff with full jitter), or the time in the sink's
+    ``Retry-After``, at most ``retry_after_cap``.
 
-    ``rate`` (calls a second) and ``concurrency`` (calls at once) hold over all workers of all
+    ``rate`` (calls per second) and ``concurrency`` (calls at once) hold over all workers of all
     machines; 0 is no limit. After ``breaker_failures`` failures in a row the circuit breaker opens,
     for ``breaker_seconds`` until a probe.
     """
@@ -39,23 +39,23 @@ class Policy:
 
     @property
     def attempt_timeout(self) -> int:
-        """The longest that one call may take."""
+        """The longest that one call may take, without a token or a context."""
         return self.connect_timeout + self.read_timeout
 
     @property
     def max_wait(self) -> int:
-        """The longest wait between two tries."""
+        """The longest wait between two attempts."""
         return max(self.backoff_cap, self.retry_after_cap)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sink:
-    """A downstream service: what it wants and how it is called.
+    """A downstream service: the events that it gets, and how it is called.
 
     Its endpoint is the setting ``<NAME>_ENDPOINT``; its task and queue are ``deliver.<name>``.
-    ``event_types``, ``policy`` and ``headers`` (sent beside ours) can be set otherwise, as
-    ``tasks/settings/sink_table.py`` says. With ``context``, its body gets the interaction's context
-    under that name, where CXone is set up (``tasks/delivery/context.py``).
+    ``event_types``, ``policy`` and ``headers`` (further headers of each call) are defaults of the
+    settings in ``tasks/settings/sink_table.py``. With ``context``, its body gets the interaction's
+    context under that name, where CXone is set up (``tasks/delivery/context.py``).
     """
 
     name: str
@@ -66,7 +66,7 @@ class Sink:
     context: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a name that no variable and no queue can be named after."""
+        """Refuse a name that cannot be part of a variable and a queue."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise ValueError(f"a sink's name is lower case letters, digits and _: {self.name!r}")
 
@@ -77,9 +77,9 @@ class Sink:
 
     @property
     def task_name(self) -> str:
-        """Its task, and the queue of the same name."""
+        """The name of its task and of its queue."""
         return f"deliver.{self.name}"
 
     def idempotency_key(self, key: str) -> str:
-        """The same for every attempt, redelivery and redrive of an event to this sink."""
+        """Return the key that all attempts, redeliveries and redrives of an event have here."""
         return f"{key}:{self.name}"

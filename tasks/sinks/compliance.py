@@ -1,4 +1,4 @@
-"""Compliance: archives that an interaction took place, and when we were told."""
+"""Compliance: archives that an interaction took place, and when its event was received."""
 
 from typing import Any
 

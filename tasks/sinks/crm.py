@@ -1,4 +1,4 @@
-"""CRM: keeps the customer's history, so it gets the whole typed event, and its context."""
+"""CRM: keeps the customer's history, so it gets the whole typed event and the context."""
 
 from typing import Any
 

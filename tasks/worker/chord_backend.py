@@ -1,11 +1,12 @@
-"""The result backend of our chords: ``settle`` runs once every delivery has *an* outcome.
+"""The result backend of chords: ``settle`` runs once every delivery has *an* outcome.
 
-Celery runs a chord's body only when its whole header succeeded. Ours is ``Promise.allSettled``: a
-failed or revoked delivery stays FAILURE or REVOKED for Flower, and counts as a part all the same.
+Celery runs a chord's body only when its whole header succeeded. Here a chord is like
+``Promise.allSettled``: a failed or revoked delivery stays FAILURE or REVOKED for Flower, and its
+part counts all the same.
 
-The parts of a chord are a Redis hash, task id → report, so a part that is counted twice is
-counted once. Whoever finds the hash complete publishes the body. That may happen twice (a last
-part that is redelivered); settling twice is harmless (``outcomes``), settling never would not be.
+The parts of a chord are a Redis hash, task id → report, so a part that ends twice counts once. The
+part that completes the hash publishes the body. That may happen twice, if the last part is
+redelivered: settling twice is harmless (``tasks.claims.outcomes``), not settling is not.
 """
 
 import json
@@ -19,9 +20,7 @@ from celery.canvas import Signature
 
 from tasks.claims import Outcome
 from tasks.delivery.report import report_of
-from tasks.errors import (
-    ParkedError,
-)
+from tasks.errors import ParkedError
 
 #: Seconds that a complete chord is kept, in case its last part is redelivered.
 KEEP_COMPLETE = 300
@@ -43,8 +42,7 @@ class SettlingBackend(RedisBackend):
     """Redis result backend whose chords settle.
 
     The header's tasks return ``outcomes.Report`` as JSON. The body is called with its own
-    arguments and ``reports``, a list of theirs; its signature has a
-    header ``chord_size``.
+    arguments and ``reports``, a list of theirs; its signature has a header ``chord_size``.
     """
 
     app: Celery
@@ -56,17 +54,17 @@ class SettlingBackend(RedisBackend):
         return self.client.register_script(_COUNT_PART_SCRIPT)
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
-        """Do nothing: all that a chord needs rides along with its body."""
+        """Do nothing: the body's message carries all that a chord needs."""
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Do nothing: as ``apply_chord``."""
 
     def add_pending_result(self, result: Any, *_args: Any, **_kwargs: Any) -> Any:
-        """Do nothing: a group would subscribe to each result here, and nobody reads results."""
+        """Do nothing: a group would subscribe to each result here, and nothing reads results."""
         return result
 
     def mark_as_failure(self, task_id: str, exc: Any, *args: Any, **kwargs: Any) -> None:
-        """Note a failure; but of what is parked, of which there may be very many, keep nothing."""
+        """Store a failure, but not that of a parked delivery: there may be very many."""
         if isinstance(exc, ParkedError):
             kwargs["store_result"] = False
         super().mark_as_failure(task_id, exc, *args, **kwargs)
@@ -77,7 +75,7 @@ class SettlingBackend(RedisBackend):
         """Count one delivery's end; the last one publishes the chord's body."""
         report = report_of(request, state, result)
         body: Signature[Any] = Signature.from_dict(request.chord, app=self.app)
-        # A part that cannot be counted strands its chord until the sweep, so try for a while.
+        # A part that is not counted leaves the chord incomplete until a sweep, so try for a while.
         reports = self.ensure(
             self._count_part,
             (
@@ -95,17 +93,18 @@ class SettlingBackend(RedisBackend):
         if reports:
             body.apply_async(kwargs={"reports": [json.loads(text) for text in reports]})
 
-    # Celery's own way of failing a body because of its header: never, here.
     def chord_error_from_stack(self, callback: Signature, exc: Any = None) -> Any:
-        """Report an error that left a chord without its body; the sweep will finish the event."""
-        _log.error("chord of %s is stranded: %r", callback.id, exc)
+        """Log an error that left a chord incomplete, where Celery would fail its body.
+
+        A sweep settles the event.
+        """
+        _log.error("chord of %s is incomplete: %r", callback.id, exc)
 
 
 def join_chord(request: Any, body: Signature[Any], group: str) -> None:
     """Make a running task the only part of a chord: its end publishes ``body``.
 
-    Also where its attempt fails or its process is killed, which a task that published ``body``
-    itself would not survive.
+    That includes an attempt that fails, or whose process is killed before it could publish.
     """
     request.chord = body
     request.group = group

@@ -1,33 +1,37 @@
-"""The consumer of a worker: Celery's, which tells of its tasks a few times a second.
+"""A step in the start of a worker's consumer: task events are sent a few times a second.
 
-Celery's own tells Flower of every step of every task at once, and a worker's loop waits for Redis
-each time: for more than half of its time, where Redis syncs each write to its disk.
+Celery sends Flower every event of every task at once, and a worker's loop waits for Redis each
+time: for more than half of its time, where Redis syncs each write to its disk.
 """
 
 import time
+from functools import partial
 from typing import Any
 
-from celery.worker import consumer
+from celery import bootsteps
 
-#: Seconds between two reports of what became of tasks.
-REPORT_EVERY = 0.2
+#: Seconds between two transmissions of task events.
+SEND_INTERVAL = 0.2
 
 
-class Consumer(consumer.Consumer):
-    """What ``worker_consumer`` names."""
+class SendEventsTogether(bootsteps.StartStopStep):
+    """A bootstep for ``app.steps["consumer"]``."""
 
-    hub: Any
-    _flush_events: Any
-    _reported = 0.0
+    requires = ("celery.worker.consumer.events:Events",)
+    _next = 0.0
 
-    def on_send_event_buffered(self) -> None:  # type: ignore[override] # its stub is mistaken
-        """See to it that what waits to be told is told soon."""
+    def start(self, parent: Any) -> None:
+        """Let the events of a new connection wait for each other."""
+        if parent.hub and parent.event_dispatcher:
+            parent.event_dispatcher.on_send_buffered = partial(self._flush_later, parent)
+
+    def shutdown(self, parent: Any) -> None:
+        """Send the rest before the connection is closed."""
+        if parent.event_dispatcher:
+            parent.event_dispatcher.flush()
+
+    def _flush_later(self, parent: Any) -> None:
         # By the clock, since timers are forgotten where the connection is lost.
-        if self.hub and (moment := time.monotonic()) >= self._reported:
-            self._reported = moment + REPORT_EVERY
-            self.hub.call_later(REPORT_EVERY, self._flush_events)
-
-    def shutdown(self) -> None:
-        """Tell the rest before the connection is closed."""
-        self._flush_events()
-        super().shutdown()
+        if (moment := time.monotonic()) >= self._next:
+            self._next = moment + SEND_INTERVAL
+            parent.hub.call_later(SEND_INTERVAL, self.shutdown, parent)

@@ -21,8 +21,8 @@ from tests.support.nodes import running
 from tests.support.system import System
 from tests.support.waiting import eventually
 
-#: Two short tries, and a breaker that stays out of it.
-HASTY = {
+#: Two short attempts, and a breaker that does not open.
+SHORT = {
     "MAX_TRIES": "2",
     "BACKOFF_CAP_SECONDS": "1",
     "CONNECT_TIMEOUT_SECONDS": "1",
@@ -35,7 +35,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.fixture(scope="module")
 def crm() -> Iterator[LoopbackSink]:
-    """The CRM, which does what ``script`` says."""
+    """The CRM, which runs ``script`` for each request."""
     with sink_that(answers("200 OK")) as sink:
         yield sink
 
@@ -47,16 +47,16 @@ def bad_system(
     sample_sinks: SampleSinks,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[System]:
-    """A worker for each sink that misbehaves: the CRM, and compliance, whose certificate nobody
-    knows."""
+    """A worker for each sink that misbehaves: the CRM, and compliance, whose certificate
+    is not trusted."""
     folder = tmp_path_factory.mktemp("bad")
     authority = Authority(folder)
     tls = authority.server(authority.issue("127.0.0.1"))
     bad = ("crm", "compliance")
-    hasty = {f"{sink.upper()}_{name}": value for sink in bad for name, value in HASTY.items()}
+    short = {f"{sink.upper()}_{name}": value for sink in bad for name, value in SHORT.items()}
     with sink_that(answers("200 OK"), tls) as compliance:
         endpoints = {"CRM_ENDPOINT": crm.url, "COMPLIANCE_ENDPOINT": compliance.url}
-        system = System(folder, aws_url=aws_url, sinks=sample_sinks, **hasty, **endpoints)
+        system = System(folder, aws_url=aws_url, sinks=sample_sinks, **short, **endpoints)
         system.worker = system.make_worker("worker", "-Q", "events,settle,deliver.analytics")
         with (
             system,
@@ -72,14 +72,14 @@ def system(bad_system: System, sinks: SampleSinks) -> System:
     return bad_system
 
 
-def answers_late(connection: socket.socket, over: threading.Event) -> None:
-    """Answer well, when nobody waits any more."""
+def responds_late(connection: socket.socket, over: threading.Event) -> None:
+    """Respond with 200 after the timeout."""
     over.wait(1.5)
     connection.sendall(OK + b"Content-Length: 0\r\n\r\n")
 
 
 def never_ends(head: bytes) -> Script:
-    """Send a body without end, as fast as it is taken."""
+    """Send a body without end, as fast as it is read."""
 
     def script(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(head)
@@ -93,7 +93,7 @@ def never_ends(head: bytes) -> Script:
     ("script", "outcome", "error", "attempts"),
     [
         pytest.param(sends_and_waits(), "failed", "no answer within 1 s", 2, id="hangs"),
-        pytest.param(answers_late, "failed", "no answer within 1 s", 2, id="answers-late"),
+        pytest.param(responds_late, "failed", "no answer within 1 s", 2, id="answers-late"),
         pytest.param(
             sends_and_closes(b"HTTP/1.1 20"), "failed", "connection failed", 2, id="breaks-off"
         ),
@@ -104,13 +104,13 @@ def never_ends(head: bytes) -> Script:
             1,
             id="half-body",
         ),
-        pytest.param(never_ends(OK + b"\r\n"), "delivered", None, 1, id="endless-yes"),
+        pytest.param(never_ends(OK + b"\r\n"), "delivered", None, 1, id="endless-200"),
         pytest.param(
             never_ends(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
             "failed",
             "400 Bad Request",
             1,
-            id="endless-no",
+            id="endless-400",
         ),
         pytest.param(
             answers("302 Found", "Location: http://127.0.0.1:1/"),
@@ -121,7 +121,7 @@ def never_ends(head: bytes) -> Script:
         ),
     ],
 )
-def test_what_a_bad_sink_does_has_the_right_outcome(
+def test_a_misbehaving_sink_has_the_right_outcome(
     system: System,
     crm: LoopbackSink,
     *,
@@ -141,7 +141,7 @@ def test_what_a_bad_sink_does_has_the_right_outcome(
     assert len(deliveries["crm"].response or "") <= 1024
     keys = {request.headers["Idempotency-Key"] for request in crm.requests}
     assert (len(crm.requests), keys) == (attempts, {f"{claim.id}:crm"})
-    # Whatever may get through another time is due; what was refused for good is not the reason.
+    # Only transient failures are retried.
     assert deliveries["crm"].transient == (attempts == 2)
 
     assert deliveries["analytics"].outcome == "delivered"
@@ -152,10 +152,10 @@ def test_what_a_bad_sink_does_has_the_right_outcome(
     assert claim.id in system.due()
 
 
-def test_a_sink_that_hangs_holds_up_no_other(system: System, crm: LoopbackSink) -> None:
+def test_a_hanging_sink_delays_no_other(system: System, crm: LoopbackSink) -> None:
     crm.script = sends_and_waits()
     crm.requests.clear()
-    # To get rid of these, the CRM's two processes need 40 seconds: two tries of a second each.
+    # The CRM's two processes need 40 seconds for these: two attempts of a second each.
     events = [envelope() for _ in range(40)]
     for event in events:
         system.accept(event)
@@ -163,4 +163,4 @@ def test_a_sink_that_hangs_holds_up_no_other(system: System, crm: LoopbackSink) 
         lambda: all(system.calls(event)["analytics"] for event in events), what="analytics has all"
     )
     keys = {request.headers["Idempotency-Key"] for request in crm.requests}
-    assert len(keys) < len(events), "the CRM is still at it"
+    assert len(keys) < len(events), "the CRM had all of them first"

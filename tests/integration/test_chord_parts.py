@@ -21,7 +21,7 @@ AT = "2026-11-20T09:30:02.000Z"
 
 
 class Chord:
-    """A chord of a few deliveries, whose ends are told to the backend one by one."""
+    """A chord of a few deliveries, whose ends are reported to the backend one by one."""
 
     def __init__(self, backend: SettlingBackend, redis: RedisContainer, size: int) -> None:
         self.backend = backend
@@ -37,11 +37,11 @@ class Chord:
         )
 
     def ends(self, sink: str, state: str, result: Any) -> None:
-        """Tell how a delivery ended."""
+        """Report how a delivery ended."""
         self.backend.on_chord_part_return(self.request(sink), state, result)
 
     def request(self, sink: str) -> Context:
-        """Make what Celery knows of a delivery."""
+        """Make the request of a delivery task."""
         return Context(
             id=f"key.{sink}.1",
             task=f"deliver.{sink}",
@@ -52,20 +52,20 @@ class Chord:
 
     def delivers(self, sink: str) -> None:
         """A delivery succeeded."""
-        said = Report(sink=sink, outcome=Outcome.DELIVERED, attempts=1, at=AT)
-        self.ends(sink, states.SUCCESS, said.to_json())
+        sent = Report(sink=sink, outcome=Outcome.DELIVERED, attempts=1, at=AT)
+        self.ends(sink, states.SUCCESS, sent.to_json())
 
     def fails(self, sink: str) -> None:
         """A delivery failed."""
         self.ends(sink, states.FAILURE, DeliveryError("400 Bad Request"))
 
     def settles(self) -> list[Mapping[str, str]]:
-        """How each ``settle`` that was published has it: outcome by sink."""
+        """The outcomes in each ``settle`` that was published, by sink."""
         messages = [json.loads(text) for text in reversed(self.queue.lrange("settle", 0, -1))]
         assert {message["headers"]["id"] for message in messages} <= {"key.settle.1"}
         calls = [json.loads(base64.b64decode(message["body"]))[1] for message in messages]
         assert all(call["generation"] == 1 for call in calls)
-        return [{said["sink"]: said["outcome"] for said in call["reports"]} for call in calls]
+        return [{part["sink"]: part["outcome"] for part in call["reports"]} for call in calls]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def chord(redis: RedisContainer) -> Iterator[Chord]:
     app.close()
 
 
-def test_settle_is_published_with_the_last_part_and_not_before(chord: Chord) -> None:
+def test_the_last_part_publishes_settle(chord: Chord) -> None:
     chord.delivers("crm")
     assert chord.settles() == []
     chord.delivers("analytics")
@@ -97,28 +97,28 @@ def test_a_part_that_ends_twice_counts_once(chord: Chord) -> None:
     assert chord.settles() == []
 
 
-def test_a_delivery_that_fails_when_it_is_done_again_was_delivered(chord: Chord) -> None:
+def test_a_success_counts_before_a_later_failure(chord: Chord) -> None:
     chord.delivers("crm")
     chord.fails("crm")
     chord.delivers("analytics")
     assert chord.settles() == [{"crm": "delivered", "analytics": "delivered"}]
 
 
-def test_a_failure_that_is_made_good_when_it_is_done_again_was_delivered(chord: Chord) -> None:
+def test_a_later_success_replaces_a_failure(chord: Chord) -> None:
     chord.fails("crm")
     chord.delivers("crm")
     chord.delivers("analytics")
     assert chord.settles() == [{"crm": "delivered", "analytics": "delivered"}]
 
 
-def test_of_two_failures_the_first_stands(chord: Chord) -> None:
+def test_of_two_failures_the_first_counts(chord: Chord) -> None:
     chord.fails("crm")
     chord.ends("crm", states.REVOKED, TaskRevokedError("revoked"))
     chord.delivers("analytics")
     assert chord.settles() == [{"crm": "failed", "analytics": "delivered"}]
 
 
-def test_a_last_part_that_comes_again_settles_again(chord: Chord) -> None:
+def test_a_redelivered_last_part_publishes_settle_again(chord: Chord) -> None:
     chord.delivers("crm")
     chord.fails("analytics")
     chord.delivers("analytics")
@@ -128,7 +128,7 @@ def test_a_last_part_that_comes_again_settles_again(chord: Chord) -> None:
     ]
 
 
-def test_what_is_counted_does_not_stay_for_ever(chord: Chord) -> None:
+def test_the_parts_of_a_chord_expire(chord: Chord) -> None:
     chord.delivers("crm")
     [waiting] = chord.queue.scan_iter("*.parts")
     assert chord.queue.ttl(waiting) > 300
@@ -142,7 +142,7 @@ def test_what_is_counted_does_not_stay_for_ever(chord: Chord) -> None:
     [(ParkedError("parked"), "parked", False), (DeliveryError("400 Bad Request"), "failed", True)],
     ids=["parked", "failed"],
 )
-def test_of_what_is_parked_nothing_is_kept_beside_its_part(
+def test_a_parked_delivery_stores_no_result(
     chord: Chord, raised: DeliveryError, outcome: str, kept: bool
 ) -> None:
     chord.delivers("analytics")

@@ -1,4 +1,4 @@
-"""Our nodes keep what pytest-celery promises of its own."""
+"""Nodes that are processes keep what pytest-celery promises of its containers."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pytest_celery import CeleryTestSetup
 
 from tests.support.nodes import ProcessContainer, python
 
-#: Starts a process that outlives it, if it is let; and says so.
+#: Starts a process that outlives it unless it is ended, and prints its id.
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -26,7 +26,7 @@ class Sleeper(ProcessContainer):
         return "child" in self.logs_since_start()
 
 
-def test_the_setup_is_one_that_pytest_celery_knows(celery_setup: CeleryTestSetup) -> None:
+def test_the_setup_is_one_that_pytest_celery_accepts(celery_setup: CeleryTestSetup) -> None:
     assert celery_setup.ready(control=True, docker=True)
     [answer] = celery_setup.app.control.ping(limit=1, timeout=10)
     assert list(answer) == [celery_setup.worker.hostname()]
@@ -37,7 +37,7 @@ def test_the_setup_is_one_that_pytest_celery_knows(celery_setup: CeleryTestSetup
 
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
-    """A process of this test's own."""
+    """A process that belongs to one test."""
     (tmp_path / "parent.py").write_text(PARENT)
     sleeper = Sleeper("sleeper", [sys.executable, str(tmp_path / "parent.py")], tmp_path, {})
     yield sleeper
@@ -62,11 +62,11 @@ def test_a_process_is_started_killed_and_started_again(sleeper: Sleeper) -> None
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """It runs no more, whether or not init has taken note of that."""
+    """Return whether it has ended, reaped or not."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_what_lost_its_parent_is_found_and_ended(sleeper: Sleeper) -> None:
+def test_an_orphaned_process_is_found_and_ended(sleeper: Sleeper) -> None:
     sleeper.start()
     sleeper.ready()
     sleeper.kill_main()
@@ -77,7 +77,7 @@ def test_what_lost_its_parent_is_found_and_ended(sleeper: Sleeper) -> None:
     assert sleeper.children() == []
 
 
-def test_a_process_that_ends_instead_of_starting_is_told_with_its_last_words(
+def test_a_process_that_fails_to_start_is_reported_with_its_log(
     tmp_path: Path,
 ) -> None:
     broken = Sleeper("broken", python("no_such_module"), tmp_path, {})

@@ -28,14 +28,14 @@ BODY = {"interactionId": "Jane-4711"}
 
 @pytest.fixture
 def server() -> Iterator[TokenServer]:
-    """A token endpoint, and the sink behind it."""
+    """A token endpoint, and a sink that accepts its tokens."""
     with TokenServer() as server:
         yield server
 
 
 @pytest.fixture
 def grant(server: TokenServer) -> OAuthGrant:
-    """What the CRM's tokens are asked for with."""
+    """The OAuth grant of the CRM."""
     return grant_of(server)
 
 
@@ -69,8 +69,8 @@ def tokens(redis: RedisContainer, session: requests.Session, grant: OAuthGrant) 
     return Tokens(redis.client, session, grant)
 
 
-def raised_by(tokens: Tokens) -> DeliveryError:
-    """The error of ``get``, which shows no secret."""
+def error_of(tokens: Tokens) -> DeliveryError:
+    """The error of ``get``; its traceback contains no secret."""
     with pytest.raises(DeliveryError) as raised:
         tokens.get()
     shown = "".join(traceback.format_exception(raised.value))
@@ -79,22 +79,22 @@ def raised_by(tokens: Tokens) -> DeliveryError:
     return raised.value
 
 
-# ── Asking ────────────────────────────────────────────────────────────────────────────────────
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_token_is_asked_for_as_rfc_6749_says(tokens: Tokens, server: TokenServer) -> None:
+def test_a_token_is_requested_as_rfc_6749_defines(tokens: Tokens, server: TokenServer) -> None:
     assert tokens.get() == "token-1"
     form = {"grant_type": "client_credentials", "scope": "events:write"}
-    assert server.asked == [("cx:one:s3cr3t+/=ä", form)]
+    assert server.token_requests == [("cx:one:s3cr3t+/=ä", form)]
 
 
-def test_any_grant_can_be_asked_for(
+def test_any_grant_can_be_used(
     redis: RedisContainer, session: requests.Session, server: TokenServer
 ) -> None:
     form = {"grant_type": "password", "username": "key", "password": "p&w", "client_id": "c"}
     grant = OAuthGrant(name="cxone", settings="CXONE_…", url=f"{server.url}/token", form=form)
     assert Tokens(redis.client, session, grant).get() == "token-1"
-    assert server.asked == [(None, form)]
+    assert server.token_requests == [(None, form)]
 
 
 def get_from(url: str, grant: OAuthGrant, times: int) -> list[str]:
@@ -106,7 +106,7 @@ def get_from(url: str, grant: OAuthGrant, times: int) -> list[str]:
             return list(pool.map(lambda _: tokens.get(), range(times)))
 
 
-def test_many_processes_and_threads_ask_once(
+def test_many_processes_and_threads_make_one_request(
     redis: RedisContainer, server: TokenServer, grant: OAuthGrant
 ) -> None:
     server.seconds = 0.3
@@ -114,22 +114,22 @@ def test_many_processes_and_threads_ask_once(
     with ProcessPoolExecutor(3, mp_context=spawned) as pool:
         got = [pool.submit(get_from, redis.url, grant, 4) for _ in range(3)]
         assert [token for future in got for token in future.result()] == ["token-1"] * 12
-    assert len(server.asked) == 1
+    assert len(server.token_requests) == 1
 
 
-def test_who_had_to_wait_for_its_turn_looks_again_before_it_asks(
+def test_the_cache_is_read_again_under_the_lock(
     tokens: Tokens, server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tokens.get() == "token-1"
-    looks = iter([None])  # the first look was too early
-    kept = tokens._kept
-    monkeypatch.setattr(tokens, "_kept", lambda: next(looks, kept()))
+    reads = iter([None])  # the first read came before the token
+    cached = tokens._cached
+    monkeypatch.setattr(tokens, "_cached", lambda: next(reads, cached()))
     assert tokens.get() == "token-1"
-    assert len(server.asked) == 1
+    assert len(server.token_requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("life", "seconds"),
+    ("lifetime", "seconds"),
     [
         (3600, 3300),
         ("3600", 3300),
@@ -140,10 +140,10 @@ def test_who_had_to_wait_for_its_turn_looks_again_before_it_asks(
         (10**300, oauth.MAX_TTL - 300),
     ],
 )
-def test_a_token_is_used_until_it_nears_its_end(
-    tokens: Tokens, server: TokenServer, redis: RedisContainer, life: Any, seconds: float
+def test_a_token_is_used_until_its_margin(
+    tokens: Tokens, server: TokenServer, redis: RedisContainer, lifetime: Any, seconds: float
 ) -> None:
-    server.life = life
+    server.lifetime = lifetime
     assert [tokens.get(), tokens.get()] == ["token-1"] * 2
     (key,) = redis.client.keys("oauth.crm.*")
     assert seconds - 20 < redis.client.ttl(key) <= seconds
@@ -153,11 +153,11 @@ def test_a_token_is_used_until_it_nears_its_end(
     assert tokens.get() == "token-2"
 
 
-@pytest.mark.parametrize("life", [0, -1, 0.001])
-def test_a_token_that_has_no_life_is_used_once(
-    tokens: Tokens, server: TokenServer, life: float
+@pytest.mark.parametrize("lifetime", [0, -1, 0.001])
+def test_a_token_without_lifetime_is_used_once(
+    tokens: Tokens, server: TokenServer, lifetime: float
 ) -> None:
-    server.life = life
+    server.lifetime = lifetime
     assert tokens.get() == "token-1"
 
 
@@ -175,26 +175,26 @@ def test_other_credentials_get_other_tokens(
     assert len({other.key for other in (grant, *others)}) == 4
 
 
-def test_a_worker_that_died_asking_holds_nobody_up_for_long(
+def test_the_lock_of_a_dead_worker_expires(
     tokens: Tokens, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
-    redis.client.set(f"{grant.key}.lock", "somebody", px=300)
+    redis.client.set(f"{grant.key}.lock", "another", px=300)
     assert tokens.get() == "token-1"
 
 
-def test_who_waits_too_long_for_another_comes_back_later(
+def test_a_long_wait_for_another_worker_is_a_transient_error(
     tokens: Tokens, redis: RedisContainer, grant: OAuthGrant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oauth, "TOKEN_WAIT", 0.1)
-    redis.client.set(f"{grant.key}.lock", "somebody")
-    assert type(raised_by(tokens)) is TransientDeliveryError
+    redis.client.set(f"{grant.key}.lock", "another")
+    assert type(error_of(tokens)) is TransientDeliveryError
 
 
 # ── Refusals ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "message"),
+    ("status", "content", "message"),
     [
         (401, {"error": "invalid_client"}, "401 Unauthorized, invalid_client"),
         (400, {"error": "invalid_scope"}, "400 Bad Request, invalid_scope"),
@@ -206,10 +206,10 @@ def test_who_waits_too_long_for_another_comes_back_later(
     ],
 )
 def test_a_refusal_is_final_and_names_the_settings(
-    tokens: Tokens, server: TokenServer, status: int, said: Any, message: str
+    tokens: Tokens, server: TokenServer, status: int, content: Any, message: str
 ) -> None:
-    server.answer = (status, {}, said)
-    error = raised_by(tokens)
+    server.response = (status, {}, content)
+    error = error_of(tokens)
     assert type(error) is DeliveryError
     settings = ["TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET", "SCOPE"]
     named = ", ".join(f"CRM_OAUTH_{name}" for name in settings)
@@ -217,24 +217,22 @@ def test_a_refusal_is_final_and_names_the_settings(
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_an_endpoint_in_trouble_is_asked_again_later(
-    tokens: Tokens, server: TokenServer, status: int
-) -> None:
-    server.answer = (status, {}, {"error": "s3cr3t"})
-    error = raised_by(tokens)
+def test_a_server_error_is_transient(tokens: Tokens, server: TokenServer, status: int) -> None:
+    server.response = (status, {}, {"error": "s3cr3t"})
+    error = error_of(tokens)
     assert isinstance(error, TransientDeliveryError)
     assert error.counts_as_failure
 
 
-def test_an_endpoint_that_is_busy_says_until_when(tokens: Tokens, server: TokenServer) -> None:
-    server.answer = (429, {"Retry-After": "7"}, {})
-    error = raised_by(tokens)
+def test_the_retry_after_of_a_busy_endpoint_is_read(tokens: Tokens, server: TokenServer) -> None:
+    server.response = (429, {"Retry-After": "7"}, {})
+    error = error_of(tokens)
     assert isinstance(error, TransientDeliveryError)
     assert (error.retry_after, error.counts_as_failure) == (7.0, False)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         b"",
         b"<html>",
@@ -245,40 +243,42 @@ def test_an_endpoint_that_is_busy_says_until_when(tokens: Tokens, server: TokenS
         {"access_token": "a\nb"},
     ],
 )
-def test_an_answer_without_a_token_is_none(tokens: Tokens, server: TokenServer, said: Any) -> None:
-    server.answer = (200, {}, said)
-    error = raised_by(tokens)
+def test_a_response_without_a_token_is_a_transient_error(
+    tokens: Tokens, server: TokenServer, content: Any
+) -> None:
+    server.response = (200, {}, content)
+    error = error_of(tokens)
     assert isinstance(error, TransientDeliveryError)
     assert str(error) == "no access token: the answer has none"
 
 
-def test_an_endpoint_that_does_not_answer_is_asked_again_later(
+def test_an_endpoint_without_response_is_a_transient_error(
     tokens: Tokens, server: TokenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oauth, "TOKEN_TIMEOUT", (2, 0.2))
     server.seconds = 1
-    error = raised_by(tokens)
+    error = error_of(tokens)
     assert str(error) == "no access token: no answer within 0.2 s"
     assert isinstance(error, TransientDeliveryError)
     assert error.counts_as_failure
 
 
-def test_a_refusal_stands_for_all_for_a_moment(
+def test_a_refusal_is_shared_for_a_moment(
     tokens: Tokens, server: TokenServer, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
-    server.answer = (401, {}, {"error": "invalid_client"})
-    first, second = raised_by(tokens), raised_by(tokens)
+    server.response = (401, {}, {"error": "invalid_client"})
+    first, second = error_of(tokens), error_of(tokens)
     assert str(first) == str(second)
-    assert len(server.asked) == 1
+    assert len(server.token_requests) == 1
     assert 0 < redis.client.pttl(grant.key) <= oauth.REFUSED_FOR
-    server.answer = None
+    server.response = None
     redis.client.delete(grant.key)
     assert tokens.get() == "token-2"
 
 
 def test_without_redis_there_is_no_token(session: requests.Session, grant: OAuthGrant) -> None:
-    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
-        error = raised_by(Tokens(nobody, session, grant))
+    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as unreachable:
+        error = error_of(Tokens(unreachable, session, grant))
     assert isinstance(error, TransientDeliveryError)
     assert not error.counts_as_failure
 
@@ -288,7 +288,7 @@ def test_without_redis_there_is_no_token(session: requests.Session, grant: OAuth
 
 @pytest.fixture
 def client(server: TokenServer, tokens: Tokens, session: requests.Session) -> SinkClient:
-    """The CRM, which wants a token."""
+    """A client of the CRM, which requires a token."""
     crm = load({"CRM_ENDPOINT": f"{server.url}/events"}).sinks["crm"]
     return SinkClient(crm, session, tokens)
 
@@ -296,36 +296,36 @@ def client(server: TokenServer, tokens: Tokens, session: requests.Session) -> Si
 def test_a_token_is_used_for_many_calls(client: SinkClient, server: TokenServer) -> None:
     for _ in range(3):
         client.post(BODY, "key")
-    assert server.called == ["Bearer token-1"] * 3
-    assert len(server.asked) == 1
+    assert server.call_tokens == ["Bearer token-1"] * 3
+    assert len(server.token_requests) == 1
 
 
-def test_a_token_that_is_not_taken_is_renewed_and_the_call_repeated(
+def test_a_refused_token_is_renewed_and_the_call_repeated(
     client: SinkClient, server: TokenServer, redis: RedisContainer
 ) -> None:
     client.post(BODY, "key")
-    server.takes = "token-2"
+    server.accepts = "token-2"
     client.post(BODY, "key")
     client.post(BODY, "key")
-    assert server.called == [f"Bearer token-{n}" for n in (1, 1, 2, 2)]
+    assert server.call_tokens == [f"Bearer token-{n}" for n in (1, 1, 2, 2)]
 
 
-def test_a_sink_that_takes_no_token_gets_two_calls_and_no_flood_of_tokens(
+def test_a_sink_that_accepts_no_token_causes_few_requests(
     client: SinkClient, server: TokenServer, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
-    server.takes = None
+    server.accepts = None
     with pytest.raises(DeliveryError, match=r"^401 Unauthorized$") as raised:
         client.post(BODY, "key")
-    assert server.called == ["Bearer token-1", "Bearer token-2"]
-    assert raised.value.response == '{"error": "Bearer … is not taken"}'
-    redis.client.set(f"{grant.key}.dropped", "")  # as it is for a second after that
+    assert server.call_tokens == ["Bearer token-1", "Bearer token-2"]
+    assert raised.value.response == '{"error": "Bearer … is not accepted"}'
+    redis.client.set(f"{grant.key}.dropped", "")  # the mark of the drop
     for _ in range(3):
         with pytest.raises(DeliveryError, match=r"^401 Unauthorized$"):
             client.post(BODY, "key")
-    assert len(server.asked) == 2
+    assert len(server.token_requests) == 2
 
 
-def test_a_token_that_was_replaced_is_not_dropped(
+def test_a_replaced_token_is_not_dropped(
     tokens: Tokens, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     assert tokens.get() == "token-1"
@@ -339,16 +339,16 @@ def test_a_token_that_was_replaced_is_not_dropped(
 
 
 def test_without_a_token_the_sink_is_not_called(client: SinkClient, server: TokenServer) -> None:
-    server.answer = (503, {}, {})
+    server.response = (503, {}, {})
     with pytest.raises(TransientDeliveryError, match=r"^no access token: 503 "):
         client.post(BODY, "key")
-    assert server.called == []
+    assert server.call_tokens == []
 
 
-def test_what_is_kept_in_redis_is_the_token_alone(
+def test_redis_holds_the_token_alone(
     tokens: Tokens, redis: RedisContainer, grant: OAuthGrant
 ) -> None:
     token = tokens.get()
     assert redis.client.keys() == [grant.key]
-    kept = redis.client.get(grant.key)
-    assert json.loads(str(kept)) == {"token": token}
+    cached = redis.client.get(grant.key)
+    assert json.loads(str(cached)) == {"token": token}

@@ -1,4 +1,4 @@
-"""Sinks that want to know who calls, called by a real worker; nobody else gets to see how."""
+"""Sinks that require authentication; credentials are in no log and no task event."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ SIGNING = f"whsec_{base64.b64encode(b's3cr3t' * 5).decode()}"
 
 @pytest.fixture(scope="module")
 def tokens() -> Iterator[TokenServer]:
-    """Where the CRM's tokens are had."""
+    """The token endpoint of the CRM."""
     with TokenServer() as server:
         yield server
 
@@ -32,7 +32,7 @@ def system(
     tokens: TokenServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[System]:
-    """A system whose sinks are all set up differently."""
+    """A system whose sinks have different credentials."""
     settings = {
         "ANALYTICS_BEARER_TOKEN": BEARER,
         "ANALYTICS_HEADERS": '{"X-Tenant": "acme"}',
@@ -47,14 +47,14 @@ def system(
         yield system
 
 
-def assert_nothing_private_was_told(system: System) -> None:
+def assert_no_secret_in_the_output(system: System) -> None:
     """Neither in logs nor in task events."""
-    told = system.worker.logs() + json.dumps(system.task_events.all(), default=str)
+    output = system.worker.logs() + json.dumps(system.task_events.all(), default=str)
     for private in (BEARER, CLIENT_SECRET, SIGNING.removeprefix("whsec_"), "token-1"):
-        assert private not in told
+        assert private not in output
 
 
-def test_each_sink_gets_what_is_set_for_it(
+def test_each_sink_gets_its_own_credentials(
     system: System, sinks: SampleSinks, tokens: TokenServer
 ) -> None:
     claim = system.settle(envelope("routed"))
@@ -69,18 +69,18 @@ def test_each_sink_gets_what_is_set_for_it(
     assert crm.headers["Authorization"] == f"Bearer {tokens.newest}"
     sent = json.dumps(crm.body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert Webhook(SIGNING).verify(sent, dict(crm.headers)) == crm.body
-    assert_nothing_private_was_told(system)
+    assert_no_secret_in_the_output(system)
 
 
-def test_a_token_that_is_refused_is_a_failed_delivery_that_tells_where_to_look(
+def test_a_refused_token_request_names_the_settings(
     system: System, sinks: SampleSinks, tokens: TokenServer
 ) -> None:
     system.broker.client.delete(*system.broker.client.keys("oauth.crm.*"))
-    tokens.answer = (401, {}, {"error": "invalid_client", "hint": CLIENT_SECRET})
+    tokens.response = (401, {}, {"error": "invalid_client", "hint": CLIENT_SECRET})
     claim = system.settle(envelope("routed"))
-    tokens.answer = None
+    tokens.response = None
     assert claim.status == "partial_failure"
     error = str(claim.deliveries["crm"].error)
     assert error.startswith("no access token: 401 Unauthorized, invalid_client (see CRM_OAUTH_")
     assert sinks.received("crm", f"{claim.id}:crm") == []
-    assert_nothing_private_was_told(system)
+    assert_no_secret_in_the_output(system)

@@ -1,4 +1,4 @@
-"""Our transport on a real Redis: a message is taken and noted in one step."""
+"""The transport on a real Redis: a message is reserved in one step."""
 
 import socket
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ QUEUE = Queue("events", routing_key="events")
 
 @pytest.fixture
 def connection(redis: RedisContainer) -> Iterator[Connection]:
-    """A connection by our transport to an empty Redis."""
+    """A connection by the transport to an empty Redis."""
     with Connection(redis.url, transport=Transport) as connection:
         yield connection
 
@@ -27,20 +27,20 @@ def publish(connection: Connection, body: Any) -> None:
         producer.publish(body, exchange="", routing_key="events", declare=[QUEUE])
 
 
-def take(connection: Connection, seconds: float = 5) -> list[Any]:
-    """Take what comes first; nobody acknowledges it."""
-    taken: list[Any] = []
-    with connection.Consumer(QUEUE, on_message=taken.append):
-        while not taken:
+def reserve(connection: Connection, seconds: float = 5) -> list[Any]:
+    """Receive the next message, without acknowledging it."""
+    received: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=received.append):
+        while not received:
             connection.drain_events(timeout=seconds)
-    return taken
+    return received
 
 
-def test_what_is_taken_is_noted_until_it_is_acknowledged(
+def test_a_reserved_message_is_unacked_until_acknowledged(
     connection: Connection, redis: RedisContainer
 ) -> None:
     publish(connection, {"n": 1})
-    (message,) = take(connection)
+    (message,) = reserve(connection)
     assert message.payload == {"n": 1}
     assert redis.client.hkeys("unacked") == [message.delivery_tag]
     assert redis.client.zrange("unacked_index", 0, -1) == [message.delivery_tag]
@@ -49,110 +49,127 @@ def test_what_is_taken_is_noted_until_it_is_acknowledged(
     assert not redis.client.exists("unacked", "unacked_index")
 
 
-def test_what_is_rejected_goes_back(connection: Connection, redis: RedisContainer) -> None:
+def test_a_requeued_message_is_delivered_again(
+    connection: Connection, redis: RedisContainer
+) -> None:
     publish(connection, {"n": 1})
-    (message,) = take(connection)
+    (message,) = reserve(connection)
     message.requeue()
     assert redis.client.llen("events") == 1
     assert not redis.client.exists("unacked", "unacked_index")
-    (again,) = take(connection)
+    (again,) = reserve(connection)
     assert again.payload == {"n": 1}
     assert again.delivery_info["redelivered"]
 
 
-def test_messages_come_in_the_order_they_went_in(connection: Connection) -> None:
+def test_messages_are_delivered_in_order(connection: Connection) -> None:
     for number in range(5):
         publish(connection, number)
-    taken = [take(connection)[0] for _ in range(5)]
-    assert [message.payload for message in taken] == [0, 1, 2, 3, 4]
+    received = [reserve(connection)[0] for _ in range(5)]
+    assert [message.payload for message in received] == [0, 1, 2, 3, 4]
 
 
-def test_whoever_waits_is_woken(connection: Connection, redis: RedisContainer) -> None:
-    taken: list[Any] = []
-    with connection.Consumer(QUEUE, on_message=taken.append):
+def test_a_publication_wakes_an_idle_consumer(
+    connection: Connection, redis: RedisContainer
+) -> None:
+    received: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=received.append):
         with pytest.raises(socket.timeout):
-            connection.drain_events(timeout=0.2)  # from now on it waits for the bell
+            connection.drain_events(timeout=0.2)  # from now on it blocks on the notification key
         with Connection(redis.url, transport=Transport) as other:
             publish(other, "woken")
         connection.drain_events(timeout=5)
-    assert [message.payload for message in taken] == ["woken"]
+    assert [message.payload for message in received] == ["woken"]
 
 
-def test_a_stock_publisher_is_heard(connection: Connection, redis: RedisContainer) -> None:
+def test_a_single_publication_takes_one_round_trip(
+    connection: Connection, redis: RedisContainer
+) -> None:
+    publish(connection, "connects and declares")
+    producer = connection.Producer()
+    producer.publish("first", exchange="", routing_key="events")
+    before = redis.client.info("stats")["total_reads_processed"]
+    producer.publish("second", exchange="", routing_key="events")
+    reads = redis.client.info("stats")["total_reads_processed"] - before - 1  # of INFO itself
+    assert reads == 1
+    assert redis.client.llen("events") == 3
+
+
+def test_a_message_of_stock_kombu_is_found(connection: Connection, redis: RedisContainer) -> None:
     with Connection(redis.url, transport=stock.Transport) as other:
         publish(other, "by hand")
     assert not redis.client.exists(notify_key("events"))
-    assert take(connection)[0].payload == "by hand"
+    assert reserve(connection)[0].payload == "by hand"
 
 
-def test_bells_do_not_pile_up(connection: Connection, redis: RedisContainer) -> None:
+def test_notifications_do_not_pile_up(connection: Connection, redis: RedisContainer) -> None:
     for number in range(100):
         publish(connection, number)
     assert 0 < redis.client.zcard(notify_key("events")) <= 16
 
 
-def test_what_was_the_last_is_not_asked_for_again(
+def test_after_the_last_message_there_is_no_empty_poll(
     connection: Connection, redis: RedisContainer
 ) -> None:
     for number in range(3):
         publish(connection, number)
     redis.client.config_resetstat()
-    taken: list[Any] = []
-    with connection.Consumer(QUEUE, on_message=taken.append):
+    received: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=received.append):
         for _ in range(3):
             connection.drain_events(timeout=1)
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=0.5)
-    assert len(taken) == 3
-    asked = redis.client.info("commandstats")
-    # The three bells ring on once: who hears the first finds nothing, and stills the others.
-    assert asked["cmdstat_eval"]["calls"] == 4
-    assert asked["cmdstat_bzpopmin"]["calls"] == 2
+    assert len(received) == 3
+    sent = redis.client.info("commandstats")
+    # Three notifications are left: the first wakes it once more, and it deletes the others.
+    assert sent["cmdstat_eval"]["calls"] == 4
+    assert sent["cmdstat_bzpopmin"]["calls"] == 2
     assert not redis.client.exists(notify_key("events"))
 
 
-def test_who_had_no_room_looks_before_waiting_for_a_bell(
+def test_a_consumer_that_was_full_polls_before_it_blocks(
     connection: Connection, redis: RedisContainer
 ) -> None:
     publish(connection, "first")
-    taken: list[Any] = []
-    with connection.Consumer(QUEUE, on_message=taken.append, prefetch_count=1):
+    received: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=received.append, prefetch_count=1):
         connection.drain_events(timeout=1)
         publish(connection, "second")
-        redis.client.delete(notify_key("events"))  # another heard it, or a restore rang none
-        taken.pop().ack()
-        connection.drain_events(timeout=0.5)  # less than who waits for a bell may take
-    assert [message.payload for message in taken] == ["second"]
+        redis.client.delete(notify_key("events"))  # another popped it, or a restore added none
+        received.pop().ack()
+        connection.drain_events(timeout=0.5)  # less than a blocked consumer may need
+    assert [message.payload for message in received] == ["second"]
 
 
-def test_who_has_several_queues_looks_at_all_of_them(redis: RedisContainer) -> None:
+def test_a_consumer_of_several_queues_polls_all_of_them(redis: RedisContainer) -> None:
     queues = [Queue(name, routing_key=name) for name in ("events", "settle", "sweep")]
-    with Connection(redis.url, transport=stock.Transport) as other:  # which rings no bell
+    with Connection(redis.url, transport=stock.Transport) as other:  # which notifies no consumer
         for queue in queues:
             producer = other.Producer()
             producer.publish(queue.name, exchange="", routing_key=queue.name, declare=[queue])
-    taken: list[Any] = []
+    received: list[Any] = []
     with (
         Connection(redis.url, transport=Transport) as connection,
-        connection.Consumer(queues, on_message=taken.append),
+        connection.Consumer(queues, on_message=received.append),
     ):
         for _ in queues:
-            connection.drain_events(timeout=0.5)  # less than who waits for a bell may take
-    assert {message.payload for message in taken} == {"events", "settle", "sweep"}
+            connection.drain_events(timeout=0.5)  # less than a blocked consumer may need
+    assert {message.payload for message in received} == {"events", "settle", "sweep"}
 
 
-def test_a_message_with_a_priority_is_taken_like_any_other(connection: Connection) -> None:
+def test_a_message_with_a_priority_is_delivered_as_any_other(connection: Connection) -> None:
     with connection.channel() as channel, connection.Producer(channel) as producer:
         producer.publish("now", exchange="", routing_key="events", declare=[QUEUE], priority=9)
-    assert take(connection)[0].payload == "now"
+    assert reserve(connection)[0].payload == "now"
 
 
-def test_a_replica_is_not_asked_without_end(
+def test_a_replica_is_polled_with_pauses(
     connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    taken: list[Any] = []
-    with connection.Consumer(QUEUE, on_message=taken.append):
-        redis.client.replicaof("127.0.0.1", 1)  # where nobody is
+    received: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=received.append):
+        redis.client.replicaof("127.0.0.1", 1)  # where nothing listens
         try:
             with pytest.raises(TimeoutError):
                 connection.drain_events(timeout=0.5)
@@ -161,27 +178,27 @@ def test_a_replica_is_not_asked_without_end(
         assert 0 < caplog.text.count("Redis takes no writes") < 10
         publish(connection, "after it")
         connection.drain_events(timeout=5)
-    assert [message.payload for message in taken] == ["after it"]
+    assert [message.payload for message in received] == ["after it"]
 
 
-def test_what_is_no_message_is_kept_and_reported(
+def test_an_undecodable_message_is_kept_and_logged(
     connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     junk = ["not JSON", "[]", '{"properties": {}}', '{"properties": {"delivery_info": 1}}']
     redis.client.lpush("events", *junk)
     publish(connection, "behind it")
-    assert take(connection)[0].payload == "behind it"
+    assert reserve(connection)[0].payload == "behind it"
     assert redis.client.lrange(UNDECODABLE_QUEUE, 0, -1) == junk[::-1]
     assert caplog.text.count("what is no message") == len(junk)
     assert "not JSON" not in caplog.text
 
 
-def test_a_full_redis_keeps_what_cannot_be_noted(
+def test_a_full_redis_keeps_messages_in_their_queue(
     connection: Connection, redis: RedisContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(connection, "kept")
-    taken: list[Any] = []
-    with connection.Consumer(QUEUE, on_message=taken.append):
+    received: list[Any] = []
+    with connection.Consumer(QUEUE, on_message=received.append):
         redis.client.config_set("maxmemory", "1")
         try:
             with pytest.raises(TimeoutError):
@@ -191,14 +208,14 @@ def test_a_full_redis_keeps_what_cannot_be_noted(
         finally:
             redis.client.config_set("maxmemory", "0")
         connection.drain_events(timeout=5)
-    assert [message.payload for message in taken] == ["kept"]
+    assert [message.payload for message in received] == ["kept"]
 
 
-def test_text_of_any_kind_survives_being_noted(
+def test_text_of_any_kind_survives_being_reserved(
     connection: Connection, redis: RedisContainer
 ) -> None:
     body = {"text": '"quotes", \\, /, ü, \u2028, \0', "empty": [], "number": 1e300, "n": None}
     publish(connection, body)
-    (message,) = take(connection)
+    (message,) = reserve(connection)
     message.requeue()
-    assert take(connection)[0].payload == body
+    assert reserve(connection)[0].payload == body

@@ -1,5 +1,5 @@
 """Makes a worker one of a later release: ``celery worker -I tests.support.later_release``."""
 
-import tasks.celery
+from tasks.worker import publish
 
-tasks.celery.MESSAGE_SCHEMA += 1
+publish.MESSAGE_SCHEMA += 1

@@ -1,4 +1,4 @@
-"""An OAuth provider on loopback, as Flower's Okta login wants one."""
+"""An OAuth provider on loopback, as Flower's login with Okta needs it."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 
 class Okta:
-    """Tells, from ``with`` to its end, that whoever comes is ``email``."""
+    """Signs in every user as ``email``, from ``with`` to its end."""
 
     def __init__(self) -> None:
         self.email = "ann@example.com"
@@ -30,11 +30,11 @@ class Okta:
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        asked = {name: values[0] for name, values in parse_qs(url.query).items()}
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path == "/v1/authorize":
-            back = urlencode({"code": "a-code", "state": asked["state"]})
+            parameters = urlencode({"code": "a-code", "state": query["state"]})
             self.send_response(302)
-            self.send_header("Location", f"{asked['redirect_uri']}?{back}")
+            self.send_header("Location", f"{query['redirect_uri']}?{parameters}")
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
@@ -54,4 +54,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

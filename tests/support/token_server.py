@@ -1,4 +1,4 @@
-"""A token endpoint on loopback, and a sink that takes only its newest token."""
+"""A token endpoint on loopback, and a sink that accepts only its newest token."""
 
 import base64
 import json
@@ -11,24 +11,24 @@ from urllib.parse import parse_qsl, unquote_plus
 
 
 class TokenServer(ThreadingHTTPServer):
-    """Issues ``token-1``, ``token-2``, … at ``/token``; takes the newest at ``/events``."""
+    """Issues ``token-1``, ``token-2``, … at ``/token``; accepts the newest at ``/events``."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        """Take a free port; nothing is answered before ``with``."""
+        """Bind a free port; requests are answered from ``with`` on."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.asked: list[tuple[str | None, dict[str, str]]] = []
-        self.called: list[str | None] = []
-        self.takes: str | None = "newest"
+        self.token_requests: list[tuple[str | None, dict[str, str]]] = []
+        self.call_tokens: list[str | None] = []
+        self.accepts: str | None = "newest"
         self.seconds = 0.0
-        self.answer: tuple[int, Mapping[str, str], Any] | None = None
-        self.life: Any = 3600
-        self.count = threading.Lock()
+        self.response: tuple[int, Mapping[str, str], Any] | None = None
+        self.lifetime: Any = 3600
+        self.lock = threading.Lock()
 
     def __enter__(self) -> "TokenServer":
-        """Answer."""
+        """Start."""
         threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
         return self
 
@@ -40,7 +40,7 @@ class TokenServer(ThreadingHTTPServer):
     @property
     def newest(self) -> str:
         """The token that was issued last."""
-        return f"token-{len(self.asked)}"
+        return f"token-{len(self.token_requests)}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,40 +53,42 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/token":
             self._issue(body)
         else:
-            self._take()
+            self._receive()
 
     def _issue(self, body: str) -> None:
-        with self.server.count:
-            self.server.asked.append((_pair(self.headers["Authorization"]), dict(parse_qsl(body))))
+        with self.server.lock:
+            self.server.token_requests.append(
+                (_credentials(self.headers["Authorization"]), dict(parse_qsl(body)))
+            )
             token = self.server.newest
         time.sleep(self.server.seconds)
-        issued = {"access_token": token, "token_type": "Bearer", "expires_in": self.server.life}
-        self._send(*(self.server.answer or (200, {}, issued)))
+        issued = {"access_token": token, "token_type": "Bearer", "expires_in": self.server.lifetime}
+        self._send(*(self.server.response or (200, {}, issued)))
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         token = self.headers["Authorization"]
-        self.server.called.append(token)
-        takes = self.server.newest if self.server.takes == "newest" else self.server.takes
-        if token == f"Bearer {takes}":
+        self.server.call_tokens.append(token)
+        accepts = self.server.newest if self.server.accepts == "newest" else self.server.accepts
+        if token == f"Bearer {accepts}":
             self._send(200, {}, {})
         else:
-            self._send(401, {}, {"error": f"{token} is not taken"})
+            self._send(401, {}, {"error": f"{token} is not accepted"})
 
-    def _send(self, status: int, headers: Mapping[str, str], said: Any) -> None:
-        content = said if isinstance(said, bytes) else json.dumps(said).encode()
+    def _send(self, status: int, headers: Mapping[str, str], content: Any) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def _pair(header: str | None) -> str | None:
-    """Read client id and secret as RFC 6749 says."""
+def _credentials(header: str | None) -> str | None:
+    """Read client id and secret as RFC 6749 encodes them."""
     if header is None:
         return None
     coded = base64.b64decode(header.removeprefix("Basic ")).decode()

@@ -1,4 +1,4 @@
-"""What Celery is told, as far as it needs no broker: one in this process's memory stands in."""
+"""The app and its tasks, with a broker in this process's memory."""
 
 import time
 
@@ -7,10 +7,11 @@ from celery import Celery
 from celery.app.trace import build_tracer
 from celery.exceptions import Retry
 
-from tasks.celery import EventTask, app, message_options
+from tasks.celery import EventTask, app
 from tasks.deliver import TASKS
 from tasks.errors import DeliveryError
 from tasks.sinks import SINKS
+from tasks.worker.publish import message_options
 
 PRIVATE = {"event": {"accountId": "Jane-Doe-4711"}}
 
@@ -23,7 +24,7 @@ def in_memory():
 
 
 def headers_of(in_memory, **options):
-    """The headers of a published message: what Flower, logs and task events are made from."""
+    """The headers of a published message, from which Flower, logs and task events are made."""
 
     @in_memory.task(name="deliver.test", shared=False)
     def deliver(*_, **__):
@@ -47,16 +48,16 @@ def headers_of(in_memory, **options):
         ({}, "()"),
         ({"args": ("id-1", PRIVATE), "argsrepr": "Jane-Doe-4711"}, "('id-1',)"),
     ],
-    ids=["arguments", "keywords", "no-key", "nothing", "asked-otherwise"],
+    ids=["arguments", "keywords", "no-key", "nothing", "given-argsrepr"],
 )
-def test_a_message_shows_the_key_and_nothing_else(in_memory, options, shown):
+def test_a_message_shows_the_key_alone(in_memory, options, shown):
     headers = headers_of(in_memory, **options)
     assert headers["argsrepr"] == shown
     assert headers["kwargsrepr"] == "{}"
     assert "Jane" not in str(headers)
 
 
-def test_what_is_shown_of_a_message():
+def test_message_options_have_the_key_schema_and_time():
     options = message_options("id-1")
     assert (options["argsrepr"], options["kwargsrepr"]) == ("('id-1',)", "{}")
     assert options["headers"]["message_schema"] == 1
@@ -71,18 +72,18 @@ def test_what_is_shown_of_a_message():
         (ZeroDivisionError(), True),  # for the log
     ],
 )
-def test_the_frames_of_an_expected_error_stay_where_they_are(in_memory, caplog, error, frames):
+def test_the_frames_of_an_expected_error_are_dropped(in_memory, caplog, error, frames):
     @in_memory.task(name="deliver.test", shared=False, throws=(DeliveryError,))
     def deliver():
         raise error
 
-    told = build_tracer("deliver.test", deliver, app=in_memory)("id", (), {}, {}).retval
-    assert bool(told.tb) == frames
-    assert "raise error" in told.traceback
+    result = build_tracer("deliver.test", deliver, app=in_memory)("id", (), {}, {}).retval
+    assert bool(result.tb) == frames
+    assert "raise error" in result.traceback
     assert bool([record for record in caplog.records if record.exc_info]) == frames
 
 
-def test_every_task_of_the_interface_is_there_in_its_queue():
+def test_every_task_of_the_interface_has_its_queue():
     deliveries = [f"deliver.{sink}" for sink in SINKS]
     app.loader.import_default_modules()
     assert {"process_event", "settle", "sweep", *deliveries} <= set(app.tasks)
@@ -105,7 +106,7 @@ def test_a_delivery_task_follows_its_sinks_policy(name):
     assert policy.attempt_timeout < task.soft_time_limit < task.time_limit
 
 
-def test_a_message_is_gone_only_when_its_task_is_done():
+def test_messages_are_acknowledged_late():
     assert app.conf.task_acks_late
     assert app.conf.task_reject_on_worker_lost
     longest = max(sink.policy.backoff_cap for sink in SINKS.values())

@@ -11,7 +11,7 @@ from tasks.celery import app
 from tasks.settings import settings
 from tasks.sinks import SINKS
 from tasks.worker.chord_backend import SettlingBackend
-from tasks.worker.consumer import Consumer
+from tasks.worker.consumer import SendEventsTogether
 from tasks.worker.pool import TaskPool
 
 #: The table of docs/interface.md, "Tasks and queues".
@@ -78,9 +78,9 @@ def test_lost_messages_are_redelivered_in_the_documented_time():
     assert seconds == 10, "R of docs/reliability.md"
 
 
-def test_the_pool_and_the_consumer_are_replaced():
+def test_a_worker_uses_this_pool_and_this_step_of_its_consumer():
     assert symbol_by_name(app.conf.worker_pool) is TaskPool
-    assert symbol_by_name(app.conf.worker_consumer) is Consumer
+    assert SendEventsTogether in app.steps["consumer"]
 
 
 def test_beat_sends_sweeps_and_drains_that_do_not_pile_up():

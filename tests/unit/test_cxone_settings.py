@@ -2,7 +2,7 @@ import pytest
 
 from tasks.errors import SettingsError
 from tasks.settings import load
-from tasks.settings.cxone import DEFAULT_DISCOVERY_URL, VARIABLES, configure
+from tasks.settings.cxone import DEFAULT_DISCOVERY_URL, VARIABLES, read_cxone
 from tasks.settings.environment import Reader
 from tasks.settings.http import MAX_TOKEN_SECONDS
 
@@ -54,27 +54,27 @@ def problems_of(environ):
     return [problem.partition(":")[0] for problem in raised.value.problems]
 
 
-def test_the_table_has_every_variable():
+def test_table_has_every_variable():
     assert {f"CXONE_{name}" for name in TABLE} == {v.name for v in VARIABLES.values()}
 
 
 @pytest.mark.parametrize(("name", "value"), cases(0))
-def test_a_good_value_is_taken(name, value):
+def test_good_value_is_accepted(name, value):
     assert load({**ON, f"CXONE_{name}": value}).cxone
 
 
 @pytest.mark.parametrize(("name", "value"), cases(1))
-def test_a_bad_value_is_refused(name, value):
+def test_bad_value_is_refused(name, value):
     assert problems_of({**ON, f"CXONE_{name}": value}) == [f"CXONE_{name}"]
 
 
-def test_contexts_are_off_unless_something_says_where_they_are():
+def test_contexts_are_off_without_a_switch():
     settings = load({"CXONE_SCOPE": "a", "CXONE_WAIT_SECONDS": "60"})
     assert settings.cxone is None
     assert {sink.context_seconds for sink in settings.sinks.values()} == {0}
 
 
-def test_what_is_set_is_what_the_grant_is_asked_with():
+def test_client_credentials_make_the_form():
     cxone = load(ON).cxone
     assert cxone.form == {"grant_type": "client_credentials", "scope": "view:interactions"}
     assert cxone.client == ("client", "s3cr3t")
@@ -82,7 +82,7 @@ def test_what_is_set_is_what_the_grant_is_asked_with():
     assert "s3cr3t" not in repr(cxone)
 
 
-def test_an_access_key_is_a_user_and_a_password():
+def test_access_key_is_a_user_and_a_password():
     cxone = load(KEYED).cxone
     assert cxone.form == {
         "grant_type": "password",
@@ -112,12 +112,12 @@ def test_an_access_key_is_a_user_and_a_password():
         ({**ON, "CXONE_DISCOVERY_URL": "http://h.example.com"}, ["CXONE_DISCOVERY_URL"]),
     ],
 )
-def test_what_does_not_go_together_is_named(environ, names):
+def test_contradicting_settings_are_named(environ, names):
     allowed = {"ALLOW_HTTP_SINKS": "false", **environ}
     assert problems_of(allowed) == names
 
 
-def test_a_tenant_and_a_client_are_enough():
+def test_tenant_and_client_are_enough():
     environ = {
         "CXONE_TENANT_ID": "tenant",
         "CXONE_CLIENT_ID": "client",
@@ -127,17 +127,17 @@ def test_a_tenant_and_a_client_are_enough():
     assert (cxone.token_url, cxone.api_url) == (None, None)
 
 
-def test_http_can_be_allowed():
+def test_plain_http_can_be_allowed():
     load({**ON, "CXONE_API_URL": "http://api.example.com", "ALLOW_HTTP_SINKS": "true"})
 
 
-def test_an_event_goes_without_its_context_before_it_is_given_up():
+def test_wait_must_end_before_an_event_is_given_up():
     load({**ON, "CXONE_WAIT_SECONDS": "3599", "REDRIVE_MAX_AGE_SECONDS": "3600"})
     environ = {**ON, "CXONE_WAIT_SECONDS": "3600", "REDRIVE_MAX_AGE_SECONDS": "3600"}
     assert problems_of(environ) == ["CXONE_WAIT_SECONDS"]
 
 
-def test_the_lease_has_room_for_waiting_for_the_context():
+def test_lease_must_cover_the_wait_for_the_context():
     settings = load(ON)
     crm, analytics = settings.sinks["crm"], settings.sinks["analytics"]
     assert settings.cxone.max_seconds == 10 + MAX_TOKEN_SECONDS + 1
@@ -145,7 +145,7 @@ def test_the_lease_has_room_for_waiting_for_the_context():
     assert problems_of({**ON, "CXONE_TIMEOUT_SECONDS": "300"}) == ["CLAIM_LEASE_SECONDS"]
 
 
-def test_what_is_wrong_is_noted_once():
+def test_problem_is_recorded_once():
     reader = Reader({"CXONE_API_URL": "nothing"}, None)
-    assert configure(reader, allow_http=False) is None
+    assert read_cxone(reader, allow_http=False) is None
     assert len(reader.problems) == 1

@@ -3,40 +3,43 @@ import json
 import pytest
 import requests
 
+from tasks.delivery import backoff
 from tasks.errors import IngestError
 from tasks.recovery import dead_letters
-from tasks.recovery.dead_letters import TRIES, DeadLetter, DeadLetters, Ingest, SubmitResult
+from tasks.recovery.dead_letters import DeadLetter, DeadLetters, IngestClient, SubmitResult
 from tests.support.loopback import answers, sends_and_closes, sink_that
 from tests.support.samples import EVENT_ID, make_envelope, without
 
 
-def letter(body):
+def dead_letter(body):
     text = body if isinstance(body, str) else json.dumps(body)
     return DeadLetter("message-1", text, {}, 0.0)
 
 
-EVENT = letter(make_envelope())
+EVENT = dead_letter(make_envelope())
 
 
 @pytest.fixture
 def waits(monkeypatch):
+    """The waits between attempts, which are the longest that the jitter allows."""
     waits = []
+    monkeypatch.setattr(backoff.random, "uniform", lambda _least, most: most)
     monkeypatch.setattr(dead_letters.time, "sleep", waits.append)
     return waits
 
 
-def take(script, event=EVENT):
+def submit(script, event=EVENT):
     with sink_that(script) as server, requests.Session() as session:
         session.trust_env = False
-        return Ingest(session, server.url, "s3cr3t").take(event), server.requests
+        return IngestClient(session, server.url, "s3cr3t").submit(event), server.requests
 
 
-def accepts(**said):
-    return answers("202 Accepted", body=json.dumps(said).encode())
+def accepts(**counts):
+    return answers("202 Accepted", body=json.dumps(counts).encode())
 
 
-class Sqs:
-    """SQS, as far as it is asked: messages in the batches that they are received in."""
+class FakeSqs:
+    """The calls of SQS that are used; messages are received in the given batches."""
 
     def __init__(self, *batches):
         self.batches = [*batches, ()]
@@ -64,28 +67,28 @@ class Sqs:
         self.released += [entry["ReceiptHandle"] for entry in given["Entries"]]
 
 
-def test_a_message_that_stays_is_looked_at_once_however_often_it_shows():
-    sqs = Sqs(["a/1", "b/1"], ["a/2"], ["a/3", "c/1"])
-    looked_at = []
-    with DeadLetters(sqs, "url") as letters:
-        for letter in letters:
-            looked_at.append(letter.message_id)
-            if letter.message_id != "a":
-                letters.delete(letter)
-    assert looked_at == ["a", "b", "c"]
+def test_a_message_is_yielded_once_however_often_received():
+    sqs = FakeSqs(["a/1", "b/1"], ["a/2"], ["a/3", "c/1"])
+    yielded = []
+    with DeadLetters(sqs, "url") as messages:
+        for message in messages:
+            yielded.append(message.message_id)
+            if message.message_id != "a":
+                messages.delete(message)
+    assert yielded == ["a", "b", "c"]
     assert sqs.deleted == ["b/1", "c/1"]
     assert sqs.released == ["a/3"]
 
 
-def test_what_was_not_got_to_shows_again_at_once():
-    sqs = Sqs([f"{n}/1" for n in range(10)], [f"{n}/1" for n in range(10, 20)], ["20/1"])
-    with DeadLetters(sqs, "url") as letters:
-        for _ in zip(range(11), letters, strict=False):
+def test_remaining_messages_become_visible_at_once():
+    sqs = FakeSqs([f"{n}/1" for n in range(10)], [f"{n}/1" for n in range(10, 20)], ["20/1"])
+    with DeadLetters(sqs, "url") as messages:
+        for _ in zip(range(11), messages, strict=False):
             pass
     assert len(sqs.released) == 20
 
 
-def test_an_event_knows_its_id():
+def test_an_event_has_its_id():
     assert EVENT.event_id == EVENT_ID
 
 
@@ -101,33 +104,33 @@ def test_an_event_knows_its_id():
         make_envelope(id=7),
     ],
 )
-def test_what_is_no_event_is_not_sent(body):
-    assert letter(body).event_id is None
-    (fate, _), requests = take(accepts(accepted=1), letter(body))
-    assert fate is SubmitResult.NOT_AN_EVENT
+def test_what_is_no_event_is_not_submitted(body):
+    assert dead_letter(body).event_id is None
+    (result, _), requests = submit(accepts(accepted=1), dead_letter(body))
+    assert result is SubmitResult.NOT_AN_EVENT
     assert requests == []
 
 
-def test_an_event_is_sent_as_it_came(waits):
+def test_an_event_is_submitted_unchanged(waits):
     body = json.dumps(make_envelope(time="2026-01-31T12:00:00Z"), indent=4)
-    (fate, _), (request,) = take(accepts(accepted=1, ignored=0), letter(body))
-    assert fate is SubmitResult.ACCEPTED
+    (result, _), (request,) = submit(accepts(accepted=1, ignored=0), dead_letter(body))
+    assert result is SubmitResult.ACCEPTED
     assert request.body == body.encode()
     assert request.headers["x-api-key"] == "s3cr3t"
     assert request.headers["Content-Type"] == "application/json"
 
 
-def test_an_event_of_another_source_is_not_accepted():
-    assert take(accepts(accepted=0, ignored=1))[0] == (SubmitResult.IGNORED, "")
+def test_an_event_of_another_source_is_ignored():
+    assert submit(accepts(accepted=0, ignored=1))[0] == (SubmitResult.IGNORED, "")
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "413 Content Too Large"])
-def test_an_event_that_can_never_be_taken_is_refused(status):
+def test_an_invalid_event_is_refused(status):
     script = answers(status, body=b'{"error": "detail: Missing."}')
-    fate, why = take(script)[0]
-    assert fate is SubmitResult.REFUSED
-    assert why.startswith(status[:3])
-    assert why.endswith(": detail: Missing.")
+    result, reason = submit(script)[0]
+    assert result is SubmitResult.REFUSED
+    assert reason.startswith(status[:3])
+    assert reason.endswith(": detail: Missing.")
 
 
 @pytest.mark.parametrize(
@@ -136,29 +139,29 @@ def test_an_event_that_can_never_be_taken_is_refused(status):
         (answers("401 Unauthorized"), "ingest answers 401 Unauthorized"),
         (answers("404 Not Found"), "ingest answers 404 Not Found"),
         (answers("302 Found", "Location: /"), "ingest answers 302 Found"),
-        (answers("200 OK", body=b'{"accepted": 1}'), "what answers is not ingest"),
-        (answers("202 Accepted", body=b"thanks"), "what answers is not ingest"),
-        (answers("202 Accepted", body=b"7"), "what answers is not ingest"),
-        (accepts(), "what answers is not ingest"),
+        (answers("200 OK", body=b'{"accepted": 1}'), "this server is not ingest"),
+        (answers("202 Accepted", body=b"thanks"), "this server is not ingest"),
+        (answers("202 Accepted", body=b"7"), "this server is not ingest"),
+        (accepts(), "this server is not ingest"),
     ],
 )
-def test_where_nothing_can_be_taken_it_ends(waits, script, message):
+def test_a_wrong_key_or_server_is_an_error_at_once(waits, script, message):
     with pytest.raises(IngestError) as raised:
-        take(script)
+        submit(script)
     assert str(raised.value).startswith(message)
     assert str(raised.value).endswith("(see --ingest, INGEST_URL, INGEST_API_KEYS)")
     assert "s3cr3t" not in str(raised.value)
     assert waits == []
 
 
-def test_ingest_that_is_busy_is_asked_again_when_it_says(waits):
+def test_the_retry_after_of_ingest_is_obeyed(waits):
     scripts = iter([answers("503 Service Unavailable", "Retry-After: 7"), accepts(accepted=1)])
 
-    def one_after_the_other(connection, over):
+    def respond_in_turn(connection, over):
         next(scripts)(connection, over)
 
-    (fate, _), requests = take(one_after_the_other)
-    assert fate is SubmitResult.ACCEPTED
+    (result, _), requests = submit(respond_in_turn)
+    assert result is SubmitResult.ACCEPTED
     assert waits == [7.0]
     assert len(requests) == 2
 
@@ -171,7 +174,7 @@ def test_ingest_that_is_busy_is_asked_again_when_it_says(waits):
         (sends_and_closes(), "connection failed"),
     ],
 )
-def test_patience_with_ingest_comes_to_an_end(waits, script, message):
-    with pytest.raises(IngestError, match=f"ingest takes nothing: {message}"):
-        take(script)
-    assert waits == [2.0**n for n in range(TRIES - 1)]
+def test_attempts_to_submit_are_limited(waits, script, message):
+    with pytest.raises(IngestError, match=f"ingest is unavailable: {message}"):
+        submit(script)
+    assert waits == [2, 4, 8, 16, 30]

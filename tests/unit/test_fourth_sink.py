@@ -19,7 +19,7 @@ from tests.support.loopback import answers, sink_that
 ROOT = Path(tasks.__file__).parents[1]
 PAGE = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
 
-#: What a process of the copy finds.
+#: Prints what a process of the copy has.
 LOOK = """
 import json
 from tasks.celery import app
@@ -57,7 +57,7 @@ def block(language):
 
 
 def apply(diff, text):
-    """Do what a diff says, a person's way: each of its hunks is found by its lines."""
+    """Apply a diff without line numbers: each of its hunks is found by its lines."""
     for hunk in diff.split("@@\n"):
         lines = hunk.splitlines()
         old = "\n".join(line[1:] for line in lines if not line.startswith("+"))
@@ -100,7 +100,7 @@ def run(copy, *arguments, **settings):
     return json.loads(done.stdout)
 
 
-def test_task_queue_and_settings_follow_from_the_file_and_the_line(copy):
+def test_file_and_line_make_task_queue_and_settings(copy):
     found = run(copy, "-c", LOOK)
     assert found["sinks"] == [*SINKS, "billing"]
     assert found["tries"] == 4
@@ -114,7 +114,7 @@ def test_task_queue_and_settings_follow_from_the_file_and_the_line(copy):
     assert found["created"] == list(SINKS)
 
 
-def test_the_new_sink_can_be_tried_out(copy):
+def test_new_sink_can_be_tested(copy):
     with sink_that(answers("200 OK")) as sink:
         command = ("-m", "celery", "-A", "tasks", "sinks", "test", "billing", "--json")
         shown = run(copy, *command, BILLING_ENDPOINT=sink.url)
@@ -125,5 +125,5 @@ def test_the_new_sink_can_be_tried_out(copy):
 
 
 @pytest.mark.parametrize("variable", variables_of(SINKS["crm"]).values(), ids=lambda v: v.name)
-def test_the_page_names_every_setting_of_a_sink(variable):
+def test_page_names_every_setting_of_a_sink(variable):
     assert f"_{variable.name.removeprefix('CRM_')}`" in PAGE

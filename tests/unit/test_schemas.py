@@ -25,7 +25,7 @@ MISSING = "Missing data for required field."
 NOT_TEXT = "Not a valid string."
 NOT_WHOLE = "Not a valid integer."
 
-#: INTERFACE's event table: (stage, field of metadata).
+#: What each lifecycle stage requires of metadata: (stage, field).
 REQUIRED = [
     ("created", "queue"),
     ("routed", "agentId"),
@@ -70,7 +70,7 @@ def rows(table):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_complete_event_has_everything_its_type_names(stage):
+def test_complete_event_has_every_field_of_its_type(stage):
     event, notes = parse_detail(make_detail(stage))
     expected = FULL_METADATA[stage]
     if stage == "created":
@@ -81,13 +81,13 @@ def test_a_complete_event_has_everything_its_type_names(stage):
 
 
 @rows(REQUIRED)
-def test_a_required_field_that_is_missing_is_named(stage, name):
+def test_missing_required_field_is_named(stage, name):
     metadata = without(RULED | FULL_METADATA[stage], name)
     assert refusal_of_metadata(stage, metadata) == {f"detail.metadata.{name}": MISSING}
 
 
 @rows(REQUIRED)
-def test_a_required_field_must_not_be_null(stage, name):
+def test_null_required_field_is_refused(stage, name):
     metadata = RULED | FULL_METADATA[stage] | {name: None}
     assert refusal_of_metadata(stage, metadata) == {
         f"detail.metadata.{name}": "Field may not be null."
@@ -95,26 +95,26 @@ def test_a_required_field_must_not_be_null(stage, name):
 
 
 @rows(OPTIONAL)
-def test_an_optional_field_may_be_missing(stage, name):
+def test_optional_field_may_be_missing(stage, name):
     detail = make_detail(stage, metadata=without(RULED | FULL_METADATA[stage], name))
     assert name not in parse_detail(detail).event.to_json()
 
 
 @rows(OPTIONAL)
-def test_an_optional_field_that_is_null_counts_as_missing(stage, name):
+def test_null_optional_field_counts_as_missing(stage, name):
     assert name not in parse(stage, **{name: None}).to_json()
 
 
 @rows(TEXTS)
 @pytest.mark.parametrize("value", [7, True, 1.5, ["x"], {"x": "y"}], ids=repr)
-def test_a_text_must_be_a_text(stage, name, value):
+def test_text_of_another_type_is_refused(stage, name, value):
     metadata = RULED | FULL_METADATA[stage] | {name: value}
     assert refusal_of_metadata(stage, metadata) == {f"detail.metadata.{name}": NOT_TEXT}
 
 
 @rows(TEXTS)
 @pytest.mark.parametrize("value", ["", "x" * 1025], ids=["empty", "too-long"])
-def test_a_text_has_1_to_1024_characters(stage, name, value):
+def test_text_has_1_to_1024_characters(stage, name, value):
     metadata = RULED | FULL_METADATA[stage] | {name: value}
     assert refusal_of_metadata(stage, metadata) == {
         f"detail.metadata.{name}": "Length must be between 1 and 1024."
@@ -122,7 +122,7 @@ def test_a_text_has_1_to_1024_characters(stage, name, value):
 
 
 @rows(TEXTS)
-def test_a_text_of_1024_characters_is_kept_whole(stage, name):
+def test_text_of_1024_characters_is_kept_whole(stage, name):
     shown = parse(stage, **{name: "é" * 1024}).to_json()
     assert "é" * 1024 in shown.values()
 
@@ -151,15 +151,15 @@ def test_milliseconds_within_bounds_are_kept_exactly(stage, name, value):
     assert parse(stage, **{name: value}).to_json()[name] == value
 
 
-@pytest.mark.parametrize("nowhere", [{}, {"toQueue": None, "toAgentId": None}], ids=repr)
-def test_a_transfer_must_say_where_to(nowhere):
-    assert refusal_of_metadata("transfer", RULED | nowhere) == {
+@pytest.mark.parametrize("targets", [{}, {"toQueue": None, "toAgentId": None}], ids=repr)
+def test_transfer_without_a_target_is_refused(targets):
+    assert refusal_of_metadata("transfer", RULED | targets) == {
         "detail.metadata.toQueue": "Missing data: toQueue or toAgentId is required."
     }
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_keys_nobody_named_are_ignored(stage):
+def test_unknown_keys_are_ignored(stage):
     detail = make_detail(stage, sentiment="calm")
     detail["metadata"]["ivrPath"] = ["1", {"deep": 3}]
     assert parse_detail(detail) == parse_detail(make_detail(stage))
@@ -167,13 +167,13 @@ def test_keys_nobody_named_are_ignored(stage):
 
 @pytest.mark.parametrize("name", ["interactionId", "channel", "status", "timestamp", "accountId"])
 @pytest.mark.parametrize("value", [None, 7, "", [], True], ids=repr)
-def test_what_every_event_has_is_checked_and_named(name, value):
+def test_common_fields_are_checked_and_named(name, value):
     assert list(refusal_of(make_detail(**{name: value}))) == [f"detail.{name}"]
     assert refusal_of(without(make_detail(), name)) == {f"detail.{name}": MISSING}
 
 
 @pytest.mark.parametrize("name", ["interactionId", "accountId"])
-def test_an_id_has_at_most_256_characters(name):
+def test_id_has_at_most_256_characters(name):
     parse_detail(make_detail(**{name: "x" * 256}))
     assert list(refusal_of(make_detail(**{name: "x" * 257}))) == [f"detail.{name}"]
 
@@ -184,12 +184,12 @@ def test_metadata_must_be_an_object(metadata):
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_every_channel_is_taken(channel):
+def test_every_channel_is_accepted(channel):
     assert parse_detail(make_detail(channel=channel)).event.channel == channel
 
 
 @pytest.mark.parametrize("channel", ["Voice", "fax", " voice", "voice\n"], ids=repr)
-def test_no_other_channel_is(channel):
+def test_other_channel_is_refused(channel):
     assert list(refusal_of(make_detail(channel=channel))) == ["detail.channel"]
 
 
@@ -207,7 +207,7 @@ def test_no_other_channel_is(channel):
     ],
 )
 @pytest.mark.parametrize("given_as", ["null", "absent"])
-def test_without_a_stage_the_status_decides(status, stage, given_as):
+def test_status_decides_without_a_stage(status, stage, given_as):
     detail = make_detail(stage, status=status, lifecycleStage=None)
     if given_as == "absent":
         del detail["lifecycleStage"]
@@ -229,7 +229,7 @@ AGREE = {
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("status", ["queued", "routed", "in-progress", "completed", "abandoned"])
-def test_the_stage_wins_and_it_is_noted_where_the_status_disagrees(stage, status):
+def test_stage_wins_and_a_disagreeing_status_is_noted(stage, status):
     event, notes = parse_detail(make_detail(stage, status=status))
     assert event.type == stage
     if (stage, status) in AGREE:
@@ -241,7 +241,7 @@ def test_the_stage_wins_and_it_is_noted_where_the_status_disagrees(stage, status
 @pytest.mark.parametrize(
     "stage", ["", "Created", "transferred", 7, True, ["created"], {}], ids=repr
 )
-def test_a_stage_that_is_no_stage_is_refused_and_not_replaced_by_a_guess(stage):
+def test_unknown_stage_is_refused_and_not_guessed(stage):
     # Were the status to decide, metadata.queue would be missing, too.
     assert list(refusal_of(make_detail(lifecycleStage=stage, metadata=RULED))) == [
         "detail.lifecycleStage"
@@ -251,7 +251,7 @@ def test_a_stage_that_is_no_stage_is_refused_and_not_replaced_by_a_guess(stage):
 # ── All at once ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_everything_wrong_is_reported_at_once():
+def test_all_problems_are_reported_at_once():
     detail = make_detail("completed", channel="fax", timestamp="yesterday", accountId=None)
     detail["metadata"] = RULED | {"durationMs": "12"}
     assert set(refusal_of(detail)) == {
@@ -265,7 +265,7 @@ def test_everything_wrong_is_reported_at_once():
 
 
 @pytest.mark.parametrize("given_as", ["null", "absent"])
-def test_the_metadata_is_checked_also_where_common_fields_are_wrong_and_no_stage_is_given(given_as):
+def test_metadata_is_checked_though_common_fields_are_wrong(given_as):
     detail = make_detail("completed", channel="fax", lifecycleStage=None, metadata={})
     if given_as == "absent":
         del detail["lifecycleStage"]
@@ -277,7 +277,7 @@ def test_the_metadata_is_checked_also_where_common_fields_are_wrong_and_no_stage
     }
 
 
-def test_a_known_stage_has_its_metadata_checked_though_the_status_is_wrong():
+def test_metadata_is_checked_though_the_status_is_wrong():
     detail = make_detail("routed", status="ringing", metadata=RULED)
     assert set(refusal_of(detail)) == {
         "detail.status",
@@ -286,12 +286,12 @@ def test_a_known_stage_has_its_metadata_checked_though_the_status_is_wrong():
     }
 
 
-def test_where_neither_stage_nor_status_can_be_read_no_type_is_guessed():
+def test_type_is_not_guessed_without_stage_and_status():
     detail = make_detail(status="ringing", lifecycleStage=None, metadata={})
     assert list(refusal_of(detail)) == ["detail.status"]
 
 
-def test_an_empty_detail_names_all_that_it_lacks():
+def test_empty_detail_names_every_missing_field():
     assert set(refusal_of({})) == {f"detail.{name}" for name in [*COMMON_TEXTS, "metadata"]}
 
 
@@ -304,7 +304,7 @@ def envelope_refusal_of(raw):
     return messages_of(raised.value)
 
 
-def test_an_envelope_is_read_and_what_we_do_not_know_of_it_is_ignored():
+def test_unknown_fields_of_an_envelope_are_ignored():
     envelope = load_envelope(make_envelope(traceHeader={"added": "later"}))
     assert envelope.to_json() == without(
         make_envelope(), "version", "account", "region", "resources"
@@ -315,18 +315,18 @@ def test_an_envelope_is_read_and_what_we_do_not_know_of_it_is_ignored():
 @pytest.mark.parametrize(
     "raw", [None, True, 7, "x", [], [make_envelope()]], ids=lambda r: str(r)[:9]
 )
-def test_an_envelope_must_be_an_object(raw):
+def test_envelope_must_be_an_object(raw):
     assert envelope_refusal_of(raw) == {"event": "Not a JSON object."}
 
 
 @pytest.mark.parametrize("name", ["id", "source", "detail-type", "time", "detail"])
-def test_what_every_envelope_has_is_checked_and_named(name):
+def test_envelope_fields_are_checked_and_named(name):
     assert envelope_refusal_of(without(make_envelope(), name)) == {name: MISSING}
     for value in (None, 7, "", [], True):
         assert list(envelope_refusal_of(make_envelope(**{name: value}))) == [name]
 
 
-def test_everything_wrong_with_an_envelope_is_reported_at_once():
+def test_all_problems_of_an_envelope_are_reported_at_once():
     raw = {"id": "no spaces", "time": "noon", "detail": []}
     assert set(envelope_refusal_of(raw)) == {"id", "source", "detail-type", "time", "detail"}
 
@@ -334,7 +334,7 @@ def test_everything_wrong_with_an_envelope_is_reported_at_once():
 @pytest.mark.parametrize(
     "event_id", [EVENT_ID, "0", "A.b_c:d-e", "x" * 128], ids=["uuid", "short", "signs", "longest"]
 )
-def test_an_id_that_can_be_a_key_and_a_task_id_is_taken(event_id):
+def test_id_that_can_be_a_key_and_a_task_id_is_accepted(event_id):
     assert load_envelope(make_envelope(id=event_id)).replay_key == event_id
 
 
@@ -343,25 +343,25 @@ def test_an_id_that_can_be_a_key_and_a_task_id_is_taken(event_id):
     ["x" * 129, "a b", "-a", ".a", "a@b", "a/b", "a\n", "\na", "é", "٣", "a\x00", "\ud800", "a*"],
     ids=ascii,
 )
-def test_no_other_id_is(event_id):
+def test_other_id_is_refused(event_id):
     assert list(envelope_refusal_of(make_envelope(id=event_id))) == ["id"]
 
 
 @pytest.mark.parametrize(
     "name", ["june", "x" * 64, "A.b_c-9", "-"], ids=["word", "longest", "signs", "dash"]
 )
-def test_a_replay_gets_a_key_of_its_own(name):
+def test_replay_has_a_key_of_its_own(name):
     envelope = load_envelope(make_envelope(**{"replay-name": name}))
     assert envelope.replay_key == f"{EVENT_ID}@{name}"
     assert load_envelope(envelope.to_json()) == envelope
 
 
-def test_a_replay_name_that_is_null_is_none():
+def test_null_replay_name_counts_as_missing():
     assert load_envelope(make_envelope(**{"replay-name": None})).replay_key == EVENT_ID
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "a@b", "a\n", "é", 7, [], True], ids=ascii)
-def test_a_replay_name_that_could_not_be_part_of_a_key_is_refused(name):
+def test_replay_name_that_cannot_be_in_a_key_is_refused(name):
     assert list(envelope_refusal_of(make_envelope(**{"replay-name": name}))) == ["replay-name"]
 
 
@@ -409,13 +409,13 @@ OTHER_TIMES = [
 
 
 @pytest.mark.parametrize("time", RFC3339_TIMES)
-def test_an_rfc_3339_time_is_kept_as_it_came(time):
+def test_rfc_3339_time_is_kept_unchanged(time):
     assert load_envelope(make_envelope(time=time)).time == time
     assert parse_detail(make_detail(timestamp=time)).event.timestamp == time
 
 
 @pytest.mark.parametrize("time", OTHER_TIMES, ids=ascii)
-def test_any_other_time_is_refused(time):
+def test_other_time_is_refused(time):
     message = "Not an RFC 3339 time, such as 2026-01-31T12:00:00Z."
     assert envelope_refusal_of(make_envelope(time=time)) == {"time": message}
     assert refusal_of(make_detail(timestamp=time)) == {"detail.timestamp": message}
@@ -426,14 +426,14 @@ def test_any_other_time_is_refused(time):
     ["\ud800", {"\udfff": 1}, float("nan"), float("inf"), json.loads("1e400"), ["x", ["\udc00"]]],
     ids=ascii,
 )
-def test_what_json_in_utf_8_cannot_carry_is_refused_wherever_it_is(value):
+def test_value_that_json_cannot_hold_is_refused_anywhere(value):
     raw = make_envelope(detail=make_detail(metadata={"deep": [value]}))
     assert list(envelope_refusal_of(raw)) == ["event"]
 
 
 # ── Properties ────────────────────────────────────────────────────────────────────────────────
 
-#: Personal data, to be found nowhere in an error.
+#: Personal data, which no error may contain.
 MARKER = "Jane-Doe-4711"
 NUMBER = 47_114_711_471_147_114_711
 
@@ -459,7 +459,7 @@ def marked(names):
     return st.dictionaries(st.sampled_from(names), marked_values)
 
 
-def tells(text):
+def shows_a_value(text):
     return MARKER in text or str(NUMBER) in text or repr(NUMBER + 0.5) in text
 
 
@@ -470,14 +470,14 @@ def test_no_error_of_a_detail_repeats_a_value(stage, common, metadata):
     detail |= common
     _, error = attempt(parse_detail, detail)
     if error:
-        assert not tells(str(error))
+        assert not shows_a_value(str(error))
         assert all(found.field.startswith("detail.") for found in error.errors)
 
 
 @given(marked(["id", "source", "detail-type", "time", "detail", "replay-name", "version"]))
 def test_no_error_of_an_envelope_repeats_a_value(changes):
     _, error = attempt(load_envelope, make_envelope(**changes))
-    assert not tells(str(error))
+    assert not shows_a_value(str(error))
 
 
 @given(bent_envelopes() | json_values)

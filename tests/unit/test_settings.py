@@ -72,7 +72,7 @@ TABLE = {
     "METADATA_REGISTRY": (
         "metadata_registry",
         [str(SHIPPED)],
-        ["/nowhere/rules.json", str(SHIPPED.parent), str(SHIPPED.with_name("settings.py"))],
+        ["/nowhere/rules.json", str(SHIPPED.parent), str(SHIPPED.with_name("model.py"))],
     ),
     "HEARTBEAT_FILE": (
         "heartbeat_file",
@@ -157,10 +157,10 @@ WHOLE_NUMBERS = [
     if name.endswith(("_SECONDS", "_DAYS", "_PORT", "_WORKERS")) and "SCHEDULE" not in name
 ] + ["INGEST_MAX_BYTES", "INGEST_MAX_BACKLOG"]
 
-#: What a variable means nothing without.
+#: The variables that a variable requires.
 WITH = {"REDIS_CA_FILE": {"REDIS_URL": "rediss://h"}}
 
-#: What every role can start with.
+#: Settings that are enough for every role.
 COMPLETE = {
     "ANALYTICS_ENDPOINT": "https://analytics.example.com/events",
     "CRM_ENDPOINT": "https://crm.example.com/events",
@@ -187,7 +187,7 @@ def cases(which):
 # ── Each variable ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_table_above_has_every_variable():
+def test_table_has_every_variable():
     assert {*TABLE, *OF_SINKS, *OF_CXONE} == set(NAMES)
     assert set(COMPLETE) >= {v.name for v in variables() if v.needed_by}
 
@@ -196,16 +196,16 @@ def test_the_table_above_has_every_variable():
     ("name", "value"),
     [("VISIBILITY_TIMEOUT_SECONDS", "60"), ("CLAIM_LEASE_SECONDS", "305")],
 )
-def test_settings_that_contradict_each_other_are_refused(name, value):
+def test_contradicting_settings_are_refused(name, value):
     load({name: str(int(value) + 1)})
     problems = problems_of({name: value})
     assert [problem.split(":")[0] for problem in problems] == [name] * len(SINKS)
     for sink, problem in zip(SINKS, problems, strict=True):
         assert sink in problem
-        load({name: problem.rsplit(": ", 1)[1]})  # the example of right is right
+        load({name: problem.rsplit(": ", 1)[1]})  # the example is valid
 
 
-def test_an_event_is_given_up_before_its_claim_goes_away():
+def test_event_is_given_up_before_its_claim_expires():
     days = {"RETENTION_DAYS": "10"}
     load({**days, "REDRIVE_MAX_AGE_SECONDS": "863999"})
     (problem,) = problems_of({**days, "REDRIVE_MAX_AGE_SECONDS": "864000"})
@@ -213,19 +213,19 @@ def test_an_event_is_given_up_before_its_claim_goes_away():
 
 
 @pytest.mark.parametrize(("name", "value"), cases(1))
-def test_a_good_value_is_taken(name, value):
+def test_good_value_is_accepted(name, value):
     assert getattr(load({**WITH.get(name, {}), name: value}), TABLE[name][0]) is not None
 
 
 @pytest.mark.parametrize(("name", "value"), cases(2))
-def test_a_bad_value_is_refused_with_an_example_of_a_good_one(name, value):
+def test_bad_value_is_refused_with_an_example(name, value):
     (problem,) = problems_of({name: value})
     assert problem.startswith(f"{name}: ")
     assert "; expected" in problem
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("redis://:s3cr3t@h/one", "the database, behind the host, is not a number"),
         ("redis://:s3cr3t@h/0?socket_timeout=1", "nothing may follow behind a ? or #"),
@@ -235,25 +235,25 @@ def test_a_bad_value_is_refused_with_an_example_of_a_good_one(name, value):
         ("s3cr3t://h", "not a URL with redis:// or rediss:// and a host"),
     ],
 )
-def test_what_is_no_redis_url_is_told_without_its_password(url, said):
+def test_wrong_redis_url_is_reported_without_its_password(url, message):
     (problem,) = problems_of({"REDIS_URL": url})
-    assert problem.startswith(f"REDIS_URL: {said}")
+    assert problem.startswith(f"REDIS_URL: {message}")
     assert "s3cr3t" not in problem
 
 
-def test_authorities_for_a_connection_without_tls_are_refused():
+def test_ca_file_without_tls_is_refused():
     (problem,) = problems_of({"REDIS_CA_FILE": certifi.where()})
     assert problem.startswith("REDIS_CA_FILE: REDIS_URL does not ask for TLS; expected")
 
 
-def test_an_environment_without_rules_is_refused():
+def test_environment_without_rules_is_refused():
     (problem,) = problems_of({"CURRENT_ENVIRONMENT": "qa"})
     assert problem.startswith("METADATA_REGISTRY: no rules for environment 'qa' (it has: dev, ")
 
 
 @pytest.mark.parametrize("name", WHOLE_NUMBERS)
 @pytest.mark.parametrize("value", ["ten", "1.0", "1e3", "0x10", "1_0", "٣٠", "9" * 19, "--5", "+5"])
-def test_a_whole_number_is_written_in_digits(name, value):
+def test_whole_number_must_be_digits(name, value):
     (problem,) = problems_of({name: value})
     assert problem.startswith(f"{name}: not a whole number from ")
 
@@ -268,17 +268,17 @@ def test_values_are_typed():
 
 
 @pytest.mark.parametrize("blank", ["", "   ", "\t"], ids=repr)
-def test_a_blank_value_counts_as_absent(blank):
+def test_blank_value_counts_as_absent(blank):
     assert load(dict.fromkeys(NAMES, blank)) == load({})
     (problem,) = problems_of(COMPLETE | {"CRM_ENDPOINT": blank}, Role.WORKER)
     assert problem.startswith("CRM_ENDPOINT: missing; expected, for example: ")
 
 
-def test_white_space_around_a_value_does_not_count():
+def test_white_space_around_a_value_is_removed():
     assert load({"AWS_REGION": " eu-west-1\n"}).aws_region == "eu-west-1"
 
 
-def test_the_defaults_are_those_of_the_interface():
+def test_defaults_match_the_interface():
     settings = load({})
     assert settings.redis_url == "redis://127.0.0.1:6379/0"
     assert settings.processing_table == "cxone_event_processor"
@@ -297,14 +297,14 @@ def test_the_defaults_are_those_of_the_interface():
 
 
 @pytest.mark.parametrize("variable", list(variables()), ids=lambda variable: variable.name)
-def test_every_default_and_every_example_is_good(variable):
+def test_defaults_and_examples_are_valid(variable):
     assert variable.example
     for text in (variable.default, variable.example):
         if text and text != "(unset)" and not text.startswith("/etc/"):
             variable.parse(text)
 
 
-# ── What a role cannot do without ─────────────────────────────────────────────────────────────
+# ── What a role requires ──────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -315,20 +315,20 @@ def test_every_default_and_every_example_is_good(variable):
         (Role.FLOWER, {"FLOWER_BASIC_AUTH"}),
     ],
 )
-def test_a_role_names_what_it_misses(role, needed):
+def test_role_names_its_missing_settings(role, needed):
     problems = problems_of({}, role)
     assert {problem.partition(":")[0] for problem in problems} == needed
     assert all("missing; expected, for example: " in problem for problem in problems)
     load({name: COMPLETE[name] for name in needed}, role)
 
 
-def test_flower_needs_no_passwords_where_people_sign_in_by_oauth():
+def test_flower_with_oauth_needs_no_passwords():
     settings = load({"FLOWER_AUTH": ".*@example.com"}, Role.FLOWER)
     assert settings.flower_basic_auth is None
     assert problems_of({"FLOWER_AUTH": " "}, Role.FLOWER)
 
 
-def test_nobody_is_an_operator_and_a_reader():
+def test_user_that_is_operator_and_reader_is_refused():
     load({"FLOWER_BASIC_AUTH": "ann:pw", "FLOWER_READONLY_AUTH": "bob:pw"})
     (problem,) = problems_of(
         {"FLOWER_BASIC_AUTH": "ann:pw,bob:s3cr3t", "FLOWER_READONLY_AUTH": "bob:other"}
@@ -337,7 +337,7 @@ def test_nobody_is_an_operator_and_a_reader():
     assert "s3cr3t" not in problem
 
 
-def test_other_processes_need_nothing():
+def test_other_processes_require_nothing():
     assert isinstance(load({}, None), Settings)
 
 
@@ -357,16 +357,16 @@ def test_other_processes_need_nothing():
         ("worker", None),
     ],
 )
-def test_the_role_is_told_by_the_subcommand(command, role):
+def test_subcommand_determines_the_role(command, role):
     assert loading.role_of_command(command.split()) is role
 
 
-# ── All that is wrong, at once, and no secrets ────────────────────────────────────────────────
+# ── All problems at once, and no secrets ──────────────────────────────────────────────────────
 
 
-def test_everything_wrong_is_reported_at_once():
+def test_all_problems_are_reported_at_once():
     environ = {name: bad[0] for name, (_, _, bad) in TABLE.items() if bad}
-    del environ["CURRENT_ENVIRONMENT"]  # without one there are no rules to look up
+    del environ["CURRENT_ENVIRONMENT"]  # without one no rules are looked up
     problems = problems_of(environ, Role.WORKER)
     named = [problem.partition(":")[0] for problem in problems]
     assert sorted(named) == sorted([*environ, *ENDPOINTS])
@@ -374,7 +374,7 @@ def test_everything_wrong_is_reported_at_once():
     assert not any("\n" in problem for problem in problems)
 
 
-def test_what_is_no_secret_is_shown():
+def test_wrong_value_that_is_no_secret_is_shown():
     (problem,) = problems_of({"AWS_REGION": "mars"})
     assert (
         problem == "AWS_REGION: not an AWS region (it is 'mars'); expected, for example: eu-west-1"
@@ -384,7 +384,7 @@ def test_what_is_no_secret_is_shown():
 SECRETS = [variable.name for variable in variables() if variable.secret]
 
 
-def test_what_may_hold_a_secret_is_known_as_one():
+def test_settings_that_may_hold_a_secret_are_marked():
     own = set(SECRETS) - set(OF_SINKS) - OF_CXONE
     flower = {"FLOWER_BASIC_AUTH", "FLOWER_READONLY_AUTH"}
     assert own == {"REDIS_URL", "INGEST_API_KEYS", *flower}
@@ -411,7 +411,7 @@ def test_what_may_hold_a_secret_is_known_as_one():
         "s3cr3t:",
     ],
 )
-def test_a_secret_is_never_printed(name, value):
+def test_secret_is_never_printed(name, value):
     _, error = attempt(load, {name: value})
     assert "s3cr3t" not in str(error)
 
@@ -426,9 +426,19 @@ def test_a_secret_is_never_printed(name, value):
     ).map(lambda parts: f"{parts[0]}s3cr3t{parts[1]}{parts[2]}"),
 )
 @example("CRM_ENDPOINT", "http://h:s3cr3t")
-def test_no_secret_however_bent_is_printed(name, value):
+def test_malformed_secret_is_never_printed(name, value):
     _, error = attempt(load, {name: value})
     assert "s3cr3t" not in str(error)
+
+
+def test_repr_of_settings_shows_no_secret():
+    environ = {
+        "REDIS_URL": "redis://:s3cr3t@h",
+        "INGEST_API_KEYS": "s3cr3t",
+        "FLOWER_BASIC_AUTH": "ann:s3cr3t",
+        "FLOWER_READONLY_AUTH": "bob:s3cr3t",
+    }
+    assert "s3cr3t" not in repr(load(environ))
 
 
 # ── Secrets in files ──────────────────────────────────────────────────────────────────────────
@@ -441,37 +451,37 @@ def secret(tmp_path):
     return file
 
 
-def test_a_secret_may_be_in_a_file(secret):
+def test_secret_may_be_in_a_file(secret):
     assert load({"REDIS_URL_FILE": str(secret)}).redis_url == "redis://:s3cr3t@h"
 
 
-def test_a_secret_itself_goes_before_its_file(secret):
+def test_value_takes_precedence_over_its_file(secret):
     environ = {"REDIS_URL": "redis://other", "REDIS_URL_FILE": str(secret)}
     assert load(environ).redis_url == "redis://other"
 
 
-def test_what_is_no_secret_is_in_no_file(secret):
+def test_setting_that_is_no_secret_has_no_file(secret):
     assert load({"AWS_REGION_FILE": str(secret)}).aws_region == "us-east-1"
 
 
-def test_a_file_that_cannot_be_read_is_reported(secret):
+def test_unreadable_file_is_reported(secret):
     secret.unlink()
     (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
     assert problem == f"REDIS_URL_FILE: {secret} cannot be read: No such file or directory"
 
 
-def test_a_file_that_is_not_text_shows_nothing_of_itself(secret):
+def test_binary_file_is_reported_without_its_content(secret):
     secret.write_bytes(b"redis://:s3cr3t\xff")
     (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
     assert problem == f"REDIS_URL_FILE: {secret} cannot be read: not a file of UTF-8 text"
 
 
-def test_a_file_name_that_is_too_long_is_reported():
+def test_file_name_that_is_too_long_is_reported():
     (problem,) = problems_of({"HEARTBEAT_FILE": "/tmp/" + 300 * "x"})
     assert problem.startswith("HEARTBEAT_FILE: not a file in a folder")
 
 
-def test_a_wrong_secret_in_a_file_is_not_printed(secret):
+def test_wrong_secret_in_a_file_is_not_printed(secret):
     secret.write_text("ftp://s3cr3t")
     (problem,) = problems_of({"REDIS_URL_FILE": str(secret)})
     assert problem.startswith("REDIS_URL: not a URL")
@@ -494,7 +504,7 @@ def clear(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_process_that_cannot_start_says_why_and_exits_1(monkeypatch):
+def test_process_that_cannot_start_prints_why_and_exits_1(monkeypatch):
     clear(monkeypatch)
     monkeypatch.setenv("AWS_REGION", "mars")
     with pytest.raises(SystemExit) as raised:
@@ -512,18 +522,18 @@ def test_a_process_that_cannot_start_says_why_and_exits_1(monkeypatch):
     [
         ("CRM_READ_TIMEOUT", "CRM_READ_TIMEOUT_SECONDS"),
         ("CXONE_CLIENT_SECRETS_FILE", "CXONE_CLIENT_SECRET_FILE"),
-        ("CRM_BEARER_TOKEN_FILE", None),  # is one
+        ("CRM_BEARER_TOKEN_FILE", None),  # is a setting
         ("CRM_LOGO", None),
-        ("PROCESSING_TABEL", None),  # may be anybody's
+        ("PROCESSING_TABEL", None),  # may belong to another program
     ],
 )
-def test_what_is_nearly_a_setting_is_told(name, meant):
-    told = list(suggest_names({name: "secret"}))
+def test_name_that_is_nearly_a_setting_is_reported(name, meant):
+    lines = list(suggest_names({name: "secret"}))
     expected = f"{name}: no such setting, so it is ignored; meant is perhaps {meant}"
-    assert told == ([expected] if meant else [])
+    assert lines == ([expected] if meant else [])
 
 
-def test_the_settings_of_a_process_are_read_once(monkeypatch):
+def test_settings_of_a_process_are_read_once(monkeypatch):
     clear(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["celery", "-A", "tasks", "beat"])
     loading.settings.cache_clear()
@@ -546,10 +556,10 @@ def test_every_variable_is_documented(name):
     assert len(re.split(r"(?<!\\)\|", row)) == 7
 
 
-def test_the_documentation_is_up_to_date():
+def test_documentation_is_up_to_date():
     page = Path(tasks.__file__).parents[1] / "docs" / "settings.md"
     assert page.read_text(encoding="utf-8") == as_markdown(), "run: make docs"
 
 
-def test_the_documentation_shows_no_path_of_this_machine():
+def test_documentation_shows_no_local_path():
     assert str(SHIPPED.parent) not in as_markdown()

@@ -10,7 +10,7 @@ from tasks.events import EventType
 from tasks.settings import Role, load
 from tasks.settings.environment import Reader
 from tasks.settings.sink_table import documented, variables_of
-from tasks.settings.sinks import configure
+from tasks.settings.sinks import read_sink
 from tasks.sinks import SINKS, Policy, Sink
 from tests.support.certificates import Authority
 from tests.support.samples import attempt
@@ -118,7 +118,7 @@ NAMES = [variable.name for variable in variables_of(SINKS["crm"]).values()]
 def crm(environ):
     """The settings of the CRM sink, and the problems with them."""
     reader = Reader({f"CRM_{name}": value for name, value in environ.items()}, None)
-    settings = configure(SINKS["crm"], reader, allow_http=False)
+    settings = read_sink(SINKS["crm"], reader, allow_http=False)
     return settings, reader.problems
 
 
@@ -130,31 +130,31 @@ def cases(table, which):
     ]
 
 
-def test_the_tables_above_have_every_variable():
+def test_tables_have_every_variable():
     files = {"CLIENT_CERT_FILE", "CLIENT_KEY_FILE"}
     assert {f"CRM_{name}" for name in {*POLICY, *OTHERS, *files}} == set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "value"), cases(POLICY, 1))
-def test_a_policy_can_be_set(name, value):
+def test_policy_can_be_set(name, value):
     settings, problems = crm({name: value})
     assert problems == []
     assert getattr(settings.policy, POLICY[name][0]) == float(value)
 
 
 @pytest.mark.parametrize(("name", "value"), cases(OTHERS, 0))
-def test_a_good_value_is_taken(name, value):
+def test_good_value_is_accepted(name, value):
     assert crm({name: value})[1] == []
 
 
 @pytest.mark.parametrize(("name", "value"), [*cases(POLICY, 2), *cases(OTHERS, 1)])
-def test_a_bad_value_is_refused_with_an_example_of_a_good_one(name, value):
+def test_bad_value_is_refused_with_an_example(name, value):
     (problem,) = crm({name: value})[1]
     assert problem.startswith(f"CRM_{name}: ")
     assert "; expected, for example: " in problem
 
 
-def test_what_is_not_set_is_as_declared():
+def test_absent_settings_are_as_declared():
     sink = Sink(
         name="billing",
         body=dict,
@@ -163,20 +163,20 @@ def test_what_is_not_set_is_as_declared():
         headers={"X-Tenant": "acme"},
     )
     reader = Reader({"BILLING_MAX_TRIES": "3"}, None)
-    settings = configure(sink, reader, allow_http=False)
+    settings = read_sink(sink, reader, allow_http=False)
     assert reader.problems == []
     assert settings.policy == Policy(max_attempts=3, rate=2.5, breaker_failures=3)
     assert settings.event_types == sink.event_types
     assert settings.headers == sink.headers
 
 
-def test_what_is_declared_wrong_is_told_like_what_is_set_wrong():
+def test_wrong_declarations_are_reported_like_settings():
     policy = Policy(max_attempts=0, rate=-1, breaker_seconds=0)
     sink = Sink(
         name="billing", body=dict, event_types=frozenset(), policy=policy, headers={"Host": "h"}
     )
     reader = Reader({}, None)
-    configure(sink, reader, allow_http=False)
+    read_sink(sink, reader, allow_http=False)
     named = [problem.partition(":")[0] for problem in reader.problems]
     assert named == [
         "BILLING_EVENT_TYPES",
@@ -188,7 +188,7 @@ def test_what_is_declared_wrong_is_told_like_what_is_set_wrong():
 
 
 @pytest.mark.parametrize("name", ["", "CRM", "my-crm", "my crm", "2nd", "crm.eu", "crmé"])
-def test_a_sink_is_named_so_that_variables_can_be(name):
+def test_name_that_cannot_be_part_of_a_variable_is_refused(name):
     with pytest.raises(ValueError, match="a sink's name"):
         Sink(name=name, body=dict)
 
@@ -208,16 +208,16 @@ def test_values_are_typed():
     assert (settings.credential.header, settings.credential.value) == ("X-Api-Key", "k:1")
 
 
-def test_a_missing_endpoint_is_told_when_it_is_asked_for():
+def test_missing_endpoint_raises_when_it_is_used():
     with pytest.raises(SettingsError, match=r"^CRM_ENDPOINT: missing$"):
         _ = crm({})[0].endpoint
 
 
-def test_an_endpoint_is_kept_as_it_is():
+def test_endpoint_is_kept_unchanged():
     assert crm({"ENDPOINT": "HTTPS://H/a?b=c"})[0].endpoint == "HTTPS://H/a?b=c"
 
 
-def test_a_sink_gets_the_event_types_that_are_set():
+def test_sink_gets_the_event_types_that_are_set():
     settings = load({"CRM_EVENT_TYPES": "completed", "ANALYTICS_EVENT_TYPES": "created"})
     assert settings.wanted_by(EventType.COMPLETED) == ["crm", "compliance"]
     assert settings.wanted_by(EventType.CREATED) == ["analytics", "compliance"]
@@ -225,11 +225,11 @@ def test_a_sink_gets_the_event_types_that_are_set():
 
 
 @pytest.mark.parametrize("event_type", EventType)
-def test_all_three_want_every_event(event_type):
+def test_all_three_get_every_event_type(event_type):
     assert load({}).wanted_by(event_type) == ["analytics", "crm", "compliance"]
 
 
-# ── What does not go together ─────────────────────────────────────────────────────────────────
+# ── Contradictions ────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ OAUTH = {
 
 @pytest.mark.parametrize("one", [*CREDENTIALS, "OAUTH_TOKEN_URL"])
 @pytest.mark.parametrize("other", CREDENTIALS)
-def test_a_sink_has_one_kind_of_authentication(one, other):
+def test_second_kind_of_authentication_is_refused(one, other):
     given = {name: CREDENTIALS[name] for name in (one, other) if name in CREDENTIALS}
     _, problems = crm(given | (OAUTH if one in OAUTH else {}))
     assert len(problems) == (one != other)
@@ -270,7 +270,7 @@ def test_a_sink_has_one_kind_of_authentication(one, other):
 
 
 @pytest.mark.parametrize("missing", OAUTH)
-def test_oauth_is_set_wholly_or_not_at_all(missing):
+def test_incomplete_oauth_is_refused(missing):
     assert crm(OAUTH)[1] == []
     (problem,) = crm({name: value for name, value in OAUTH.items() if name != missing})[1]
     assert problem.startswith(f"CRM_{missing}: missing, though CRM_OAUTH_")
@@ -279,12 +279,12 @@ def test_oauth_is_set_wholly_or_not_at_all(missing):
     }
 
 
-def test_tokens_are_not_asked_for_by_plain_http():
+def test_token_url_by_plain_http_is_refused():
     (problem,) = crm(OAUTH | {"OAUTH_TOKEN_URL": "http://login.example.com/token"})[1]
     assert problem.startswith("CRM_OAUTH_TOKEN_URL: http:// outside loopback")
 
 
-def test_what_a_token_is_asked_for_with():
+def test_grant_holds_the_oauth_settings():
     grant = crm(OAUTH | {"OAUTH_SCOPE": "events:write"})[0].grant
     assert grant.form == {"grant_type": "client_credentials", "scope": "events:write"}
     assert grant.client == ("t0ken", "t0ken")
@@ -292,7 +292,7 @@ def test_what_a_token_is_asked_for_with():
     assert crm(OAUTH)[0].grant.form == {"grant_type": "client_credentials"}
 
 
-def test_a_call_by_oauth_may_take_long_and_the_lease_knows():
+def test_lease_must_cover_the_time_for_tokens():
     environ = {f"CRM_{name}": value for name, value in OAUTH.items()} | {"CRM_MAX_TRIES": "8"}
     assert load({"CRM_MAX_TRIES": "8"}).sinks["crm"].attempt_timeout == 13
     _, error = attempt(load, environ)
@@ -300,7 +300,7 @@ def test_a_call_by_oauth_may_take_long_and_the_lease_knows():
     assert problem.startswith("CLAIM_LEASE_SECONDS: ")
 
 
-def test_a_header_has_one_setting():
+def test_header_set_twice_is_refused():
     _, problems = crm({"API_KEY": "X-Key: t0ken", "HEADERS": '{"x-key": "other"}'})
     assert [problem.partition(":")[0] for problem in problems] == ["CRM_HEADERS"]
     assert "CRM_API_KEY" in problems[0]
@@ -316,10 +316,10 @@ def authority(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(authority):
-    return authority.issue("ours")
+    return authority.issue("client")
 
 
-def test_files_that_load_are_taken(authority, pair):
+def test_files_that_load_are_accepted(authority, pair):
     settings, problems = crm(
         {
             "CA_FILE": str(authority.file),
@@ -332,12 +332,12 @@ def test_files_that_load_are_taken(authority, pair):
     assert settings.tls.certificate == (str(pair.certificate), str(pair.key))
 
 
-def test_a_key_file_is_no_authority(pair):
+def test_key_file_is_refused_as_an_authority(pair):
     (problem,) = crm({"CA_FILE": str(pair.key)})[1]
     assert problem.startswith("CRM_CA_FILE: not a PEM file")
 
 
-def test_a_certificate_needs_its_own_unencrypted_key(authority, pair):
+def test_certificate_needs_its_own_unencrypted_key(authority, pair):
     locked = authority.issue("locked", password=b"pw")
     wrong = [
         {"CLIENT_CERT_FILE": "/nowhere.pem", "CLIENT_KEY_FILE": str(pair.key)},
@@ -361,13 +361,13 @@ def test_a_certificate_needs_its_own_unencrypted_key(authority, pair):
 def test_no_secret_is_printed(environ):
     secret = {v.name for v in variables_of(SINKS["crm"]).values() if v.secret}
     reader = Reader({name: text for name, text in environ.items() if name in secret}, Role.WORKER)
-    settings = configure(SINKS["crm"], reader, allow_http=False)
+    settings = read_sink(SINKS["crm"], reader, allow_http=False)
     assert "s3cr3t" not in "".join(reader.problems)
     assert "s3cr3t" not in repr(settings)
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
-def test_a_credential_is_not_in_its_repr(name):
+def test_credential_is_not_in_the_repr(name):
     secret = secret_of(32)
     settings, _ = crm(
         {name: CREDENTIALS[name], "HEADERS": '{"X": "t0ken"}', "SIGNING_SECRETS": secret}
@@ -381,7 +381,7 @@ def test_a_credential_is_not_in_its_repr(name):
 # ── Their documentation ───────────────────────────────────────────────────────────────────────
 
 
-def test_defaults_that_differ_are_told_by_sink():
+def test_differing_defaults_are_documented_by_sink():
     patient = Sink(name="patient", body=dict, policy=Policy(max_attempts=9))
     rows = {v.name: v.default for v in documented([SINKS["crm"], patient])}
     assert rows["<NAME>_MAX_TRIES"] == "crm: 5, patient: 9"

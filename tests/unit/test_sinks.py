@@ -10,7 +10,7 @@ from tests.support.samples import EVENT_ID, FULL_METADATA, RECEIVED_AT, STAGES, 
 PLACES = {path.stem for path in Path(sinks.__file__).parent.glob("*.py")} - {"__init__", "base"}
 
 
-def test_there_are_three_and_each_is_the_file_of_its_name():
+def test_each_sink_is_the_file_of_its_name():
     assert list(SINKS) == ["analytics", "crm", "compliance"]
     assert set(SINKS) == PLACES
     assert all(sink.name == name for name, sink in SINKS.items())
@@ -21,7 +21,7 @@ def body(sink, stage, received_at=RECEIVED_AT):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_analytics_gets_what_happened_when(stage):
+def test_analytics_gets_type_and_time(stage):
     assert body("analytics", stage) == {
         "eventType": stage,
         "interactionId": "interaction-1",
@@ -44,7 +44,7 @@ def test_crm_gets_the_whole_typed_event(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_compliance_gets_when_we_were_told(stage):
+def test_compliance_gets_the_time_of_receipt(stage):
     assert body("compliance", stage) == {
         "interactionId": "interaction-1",
         "archivedAt": RECEIVED_AT,
@@ -52,7 +52,7 @@ def test_compliance_gets_when_we_were_told(stage):
 
 
 @pytest.mark.parametrize("sink", SINKS)
-def test_a_body_is_the_same_on_every_attempt(sink):
+def test_body_is_the_same_on_every_attempt(sink):
     assert body(sink, "routed") == body(sink, "routed")
 
 
@@ -64,19 +64,19 @@ def test_a_body_is_the_same_on_every_attempt(sink):
         ("compliance", "deliver.compliance", "COMPLIANCE_ENDPOINT"),
     ],
 )
-def test_names_follow_from_the_sinks(sink, task, variable):
+def test_names_follow_from_the_sink(sink, task, variable):
     assert SINKS[sink].task_name == task
     assert SINKS[sink].endpoint_variable == variable
     assert SINKS[sink].idempotency_key(EVENT_ID) == f"{EVENT_ID}:{sink}"
     assert SINKS[sink].idempotency_key(f"{EVENT_ID}@june") == f"{EVENT_ID}@june:{sink}"
 
 
-def test_an_attempt_takes_no_longer_than_both_its_time_outs():
+def test_attempt_timeout_is_the_sum_of_both_timeouts():
     assert Policy(connect_timeout=3, read_timeout=10).attempt_timeout == 13
 
 
 @pytest.mark.parametrize("sink", SINKS.values(), ids=list(SINKS))
-def test_a_policy_tries_again_and_waits_far_less_than_a_claims_lease(sink):
+def test_policy_retries_well_within_the_lease(sink):
     policy = sink.policy
     assert policy.max_attempts > 1
     assert 0 < policy.backoff_base <= policy.backoff_cap

@@ -1,4 +1,4 @@
-"""The circuit breaker on a real Redis: every transition, and one probe however many look for it."""
+"""The circuit breaker on a real Redis: every transition, and one probe at a time."""
 
 import logging
 import multiprocessing
@@ -24,11 +24,11 @@ from tests.support.waiting import TIMEOUT, eventually
 
 FAILURES = 3
 
-SICK = TransientDeliveryError("503 Service Unavailable")
+UNHEALTHY = TransientDeliveryError("503 Service Unavailable")
 BUSY = TransientDeliveryError("429 Too Many Requests", counts_as_failure=False)
 REFUSED = DeliveryError("422 Unprocessable Entity")
 
-#: Seconds in which nothing happens by itself during a test.
+#: Seconds that are longer than any test.
 LONG = 3600
 
 
@@ -46,12 +46,12 @@ def breaker_in(
 
 @pytest.fixture
 def breaker(redis: RedisContainer) -> Breaker:
-    """A breaker that nobody has used, and that stays open until a test says otherwise."""
+    """A new breaker that, once open, stays open for the rest of a test."""
     return breaker_in(redis.client)
 
 
 def call(breaker: Breaker, task_id: str = "a task", error: DeliveryError | None = None) -> bool:
-    """Deliver something that comes to this; tell whether the sink was called."""
+    """Make a call that ends in ``error``; return whether the sink was called."""
     called = False
     with suppress(DeliveryError), breaker.guard(task_id):
         called = True
@@ -61,27 +61,29 @@ def call(breaker: Breaker, task_id: str = "a task", error: DeliveryError | None 
 
 
 def fail(breaker: Breaker, times: int = FAILURES) -> None:
-    """Let so many calls fail, one after the other."""
+    """Let calls fail, one after the other."""
     for number in range(times):
-        assert call(breaker, f"failing-{number}", SICK)
+        assert call(breaker, f"failing-{number}", UNHEALTHY)
 
 
-def its_time_is_over(redis: RedisContainer) -> None:
-    """Let the time of an open breaker be over, whatever the clock says."""
+def let_open_time_pass(redis: RedisContainer) -> None:
+    """Let the time of an open breaker pass at once."""
     assert redis.client.hexists("breaker.crm", "open_until")
     redis.client.hset("breaker.crm", "open_until", "1")
 
 
-def half_open(redis: RedisContainer, breaker: Breaker) -> None:
-    """Bring it to where it waits for a probe."""
+def make_half_open(redis: RedisContainer, breaker: Breaker) -> None:
+    """Open it and let its time pass."""
     fail(breaker)
-    its_time_is_over(redis)
+    let_open_time_pass(redis)
     assert breaker.status().state is State.HALF_OPEN
 
 
 @contextmanager
-def under_way(breaker: Breaker, task_id: str, error: DeliveryError | None = None) -> Iterator[None]:
-    """Have a call under way in another thread, which ends when the block does."""
+def call_in_progress(
+    breaker: Breaker, task_id: str, error: DeliveryError | None = None
+) -> Iterator[None]:
+    """Keep a call in progress in another thread until the block ends."""
     begun, over = Event(), Event()
 
     def deliver() -> None:
@@ -94,7 +96,7 @@ def under_way(breaker: Breaker, task_id: str, error: DeliveryError | None = None
     thread = Thread(target=deliver)
     thread.start()
     try:
-        assert begun.wait(TIMEOUT), "it was not let through"
+        assert begun.wait(TIMEOUT), "the call was parked"
         yield
     finally:
         over.set()
@@ -104,24 +106,24 @@ def under_way(breaker: Breaker, task_id: str, error: DeliveryError | None = None
 # ── Transitions ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_at_first_it_is_closed(breaker: Breaker) -> None:
+def test_a_new_breaker_is_closed(breaker: Breaker) -> None:
     assert breaker.status() == BreakerStatus(
         State.CLOSED, failures=0, opened=0, probe_in=0, closed_for=None
     )
 
 
-def test_so_many_failures_in_a_row_open_it(breaker: Breaker) -> None:
+def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
     fail(breaker, FAILURES - 1)
-    look = breaker.status()
-    assert (look.state, look.failures, look.opened) == (State.CLOSED, FAILURES - 1, 0)
+    status = breaker.status()
+    assert (status.state, status.failures, status.opened) == (State.CLOSED, FAILURES - 1, 0)
     fail(breaker, 1)
-    look = breaker.status()
-    assert (look.state, look.failures, look.opened) == (State.OPEN, 0, 1)
-    assert LONG - TIMEOUT < look.probe_in <= LONG
+    status = breaker.status()
+    assert (status.state, status.failures, status.opened) == (State.OPEN, 0, 1)
+    assert LONG - TIMEOUT < status.probe_in <= LONG
 
 
 @pytest.mark.parametrize("error", [None, BUSY, REFUSED], ids=["delivered", "429", "422"])
-def test_an_answer_ends_the_row(breaker: Breaker, error: DeliveryError | None) -> None:
+def test_a_response_resets_the_failures(breaker: Breaker, error: DeliveryError | None) -> None:
     fail(breaker, FAILURES - 1)
     assert call(breaker, "a task", error)
     assert breaker.status().failures == 0
@@ -129,58 +131,56 @@ def test_an_answer_ends_the_row(breaker: Breaker, error: DeliveryError | None) -
     assert breaker.status().state is State.CLOSED
 
 
-def test_open_it_parks_without_a_call(breaker: Breaker) -> None:
+def test_an_open_breaker_parks_without_a_call(breaker: Breaker) -> None:
     fail(breaker)
     with pytest.raises(ParkedError, match="the breaker of crm is open"), breaker.guard("a task"):
         pytest.fail("the sink was called")
     assert breaker.status().opened == 1
 
 
-def test_its_time_over_it_waits_for_a_probe(redis: RedisContainer) -> None:
+def test_an_open_breaker_becomes_half_open(redis: RedisContainer) -> None:
     breaker = breaker_in(redis.client, seconds=1)
     fail(breaker)
     eventually(lambda: breaker.status().state is State.HALF_OPEN)
     assert breaker.status().probe_in == 0
 
 
-def test_a_probe_that_succeeds_closes_it(redis: RedisContainer) -> None:
-    told: list[str] = []
-    breaker = breaker_in(redis.client, on_closed=lambda: told.append("closed"))
-    half_open(redis, breaker)
+def test_a_successful_probe_closes_it(redis: RedisContainer) -> None:
+    notified: list[str] = []
+    breaker = breaker_in(redis.client, on_closed=lambda: notified.append("closed"))
+    make_half_open(redis, breaker)
     assert call(breaker, "probe")
-    look = breaker.status()
-    assert (look.state, look.failures, look.opened) == (State.CLOSED, 0, 1)
-    assert look.closed_for is not None
-    assert 0 <= look.closed_for < TIMEOUT
+    status = breaker.status()
+    assert (status.state, status.failures, status.opened) == (State.CLOSED, 0, 1)
+    assert status.closed_for is not None
+    assert 0 <= status.closed_for < TIMEOUT
     assert call(breaker, "another")
-    assert told == ["closed"]
+    assert notified == ["closed"]
 
 
 @pytest.mark.parametrize("error", [BUSY, REFUSED], ids=["429", "422"])
-def test_a_probe_that_is_answered_at_all_closes_it(
+def test_a_probe_with_any_response_closes_it(
     redis: RedisContainer, breaker: Breaker, error: DeliveryError
 ) -> None:
-    half_open(redis, breaker)
+    make_half_open(redis, breaker)
     assert call(breaker, "probe", error)
     assert breaker.status().state is State.CLOSED
 
 
-def test_a_probe_that_fails_leaves_it_open_for_as_long_again(
-    redis: RedisContainer, breaker: Breaker
-) -> None:
-    half_open(redis, breaker)
-    assert call(breaker, "probe", SICK)
-    look = breaker.status()
-    assert (look.state, look.opened) == (State.OPEN, 1)
-    assert look.probe_in > LONG - TIMEOUT
+def test_a_failed_probe_opens_it_for_as_long_again(redis: RedisContainer, breaker: Breaker) -> None:
+    make_half_open(redis, breaker)
+    assert call(breaker, "probe", UNHEALTHY)
+    status = breaker.status()
+    assert (status.state, status.opened) == (State.OPEN, 1)
+    assert status.probe_in > LONG - TIMEOUT
     assert not call(breaker, "another")
-    its_time_is_over(redis)
+    let_open_time_pass(redis)
     assert call(breaker, "another")
     assert breaker.status().state is State.CLOSED
 
 
-def test_closed_again_it_opens_as_at_first(redis: RedisContainer, breaker: Breaker) -> None:
-    half_open(redis, breaker)
+def test_a_breaker_that_closed_opens_again(redis: RedisContainer, breaker: Breaker) -> None:
+    make_half_open(redis, breaker)
     call(breaker, "probe")
     fail(breaker, FAILURES - 1)
     assert breaker.status().state is State.CLOSED
@@ -188,7 +188,7 @@ def test_closed_again_it_opens_as_at_first(redis: RedisContainer, breaker: Break
     assert (breaker.status().state, breaker.status().opened) == (State.OPEN, 2)
 
 
-def test_an_error_of_our_own_says_nothing_of_the_sink(breaker: Breaker) -> None:
+def test_other_errors_change_nothing(breaker: Breaker) -> None:
     fail(breaker, FAILURES - 1)
     with pytest.raises(KeyError), breaker.guard("a task"):
         raise KeyError("a mistake in the sink's body")
@@ -198,37 +198,37 @@ def test_an_error_of_our_own_says_nothing_of_the_sink(breaker: Breaker) -> None:
 # ── One probe ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_while_a_probe_is_under_way_others_are_parked(
+def test_others_are_parked_while_a_probe_is_in_progress(
     redis: RedisContainer, breaker: Breaker
 ) -> None:
-    half_open(redis, breaker)
-    with under_way(breaker, "probe"):
+    make_half_open(redis, breaker)
+    with call_in_progress(breaker, "probe"):
         assert not call(breaker, "another")
         assert breaker.status().state is State.HALF_OPEN
     assert breaker.status().state is State.CLOSED
 
 
-def test_of_many_threads_one_is_the_probe(redis: RedisContainer) -> None:
+def test_one_of_many_threads_is_the_probe(redis: RedisContainer) -> None:
     rivals = 32
-    half_open(redis, breaker_in(redis.client))
-    barrier, told = Barrier(rivals), Barrier(rivals)
+    make_half_open(redis, breaker_in(redis.client))
+    start, end = Barrier(rivals), Barrier(rivals)
 
     def deliver(number: int) -> bool:
         called = False
         breaker = breaker_in(redis.client)
-        barrier.wait()
+        start.wait()
         with suppress(ParkedError), breaker.guard(f"task-{number}"):
             called = True
-            told.wait(TIMEOUT)  # nobody is late for the probe
+            end.wait(TIMEOUT)  # no thread comes after the probe has ended
             return called
-        told.wait(TIMEOUT)
+        end.wait(TIMEOUT)
         return called
 
     with ThreadPoolExecutor(rivals) as pool:
         assert list(pool.map(deliver, range(rivals))).count(True) == 1
 
 
-def _look_for_a_probe(url: str, process: int) -> int:
+def _try_to_probe(url: str, process: int) -> int:
     with Redis.from_url(url, decode_responses=True) as redis:
         breaker = breaker_in(redis)
         admitted = 0
@@ -239,11 +239,11 @@ def _look_for_a_probe(url: str, process: int) -> int:
         return admitted
 
 
-def test_of_many_processes_one_has_the_probe(redis: RedisContainer) -> None:
-    half_open(redis, breaker_in(redis.client))
+def test_one_of_many_processes_has_the_probe(redis: RedisContainer) -> None:
+    make_half_open(redis, breaker_in(redis.client))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=spawn) as pool:
-        admitted = list(pool.map(_look_for_a_probe, [redis.url] * 3, range(3)))
+        admitted = list(pool.map(_try_to_probe, [redis.url] * 3, range(3)))
     assert sum(admitted) == 1, admitted
 
 
@@ -254,11 +254,9 @@ def _die_as_the_probe(url: str, probe_seconds: int) -> None:
 
 
 @pytest.mark.parametrize("probe_seconds", [1, LONG])
-def test_a_probe_whose_process_dies_gives_way_in_time(
-    redis: RedisContainer, probe_seconds: int
-) -> None:
+def test_a_probe_whose_process_dies_is_replaced(redis: RedisContainer, probe_seconds: int) -> None:
     breaker = breaker_in(redis.client, probe_seconds=probe_seconds)
-    half_open(redis, breaker)
+    make_half_open(redis, breaker)
     process = multiprocessing.get_context("spawn").Process(
         target=_die_as_the_probe, args=(redis.url, probe_seconds)
     )
@@ -273,96 +271,105 @@ def test_a_probe_whose_process_dies_gives_way_in_time(
     assert breaker.status().state is State.CLOSED
 
 
-def test_the_probe_that_is_handed_out_again_is_let_through(
-    redis: RedisContainer, breaker: Breaker
-) -> None:
-    half_open(redis, breaker)
-    with under_way(breaker, "probe"):
-        assert call(breaker, "probe")  # its worker died, and Redis gave it to another
+def test_a_redelivered_probe_is_let_through(redis: RedisContainer, breaker: Breaker) -> None:
+    make_half_open(redis, breaker)
+    with call_in_progress(breaker, "probe"):
+        assert call(breaker, "probe")  # after the visibility timeout
     assert breaker.status().state is State.CLOSED
 
 
-def test_a_probe_that_was_given_up_changes_nothing_any_more(
-    redis: RedisContainer, breaker: Breaker
-) -> None:
-    half_open(redis, breaker)
-    with under_way(breaker, "slow probe"):
+def test_a_replaced_probe_changes_nothing(redis: RedisContainer, breaker: Breaker) -> None:
+    make_half_open(redis, breaker)
+    with call_in_progress(breaker, "slow probe"):
         redis.client.hset("breaker.crm", "probe_until", "1")
-        call(breaker, "second probe", SICK)
+        call(breaker, "second probe", UNHEALTHY)
     assert breaker.status().state is State.OPEN
 
 
-# ── Late news ─────────────────────────────────────────────────────────────────────────────────
+# ── Late results ──────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("error", [None, SICK], ids=["success", "failure"])
-def test_what_was_admitted_before_it_opened_changes_nothing_while_it_is_open(
+@pytest.mark.parametrize("error", [None, UNHEALTHY], ids=["success", "failure"])
+def test_a_call_from_before_it_opened_changes_nothing(
     redis: RedisContainer, breaker: Breaker, error: DeliveryError | None
 ) -> None:
-    fail(breaker, 1)  # so that a success would be worth a note
-    with under_way(breaker, "late", error):
+    fail(breaker, 1)  # so that a success would be recorded
+    with call_in_progress(breaker, "late", error):
         fail(breaker, FAILURES - 1)
         before = redis.client.hgetall("breaker.crm")
     assert breaker.status().state is State.OPEN
     assert redis.client.hgetall("breaker.crm") == before
 
 
-@pytest.mark.parametrize("error", [None, SICK], ids=["success", "failure"])
-def test_nor_once_it_has_closed_again(
+@pytest.mark.parametrize("error", [None, UNHEALTHY], ids=["success", "failure"])
+def test_a_call_from_before_it_opened_changes_nothing_later(
     redis: RedisContainer, breaker: Breaker, error: DeliveryError | None
 ) -> None:
     fail(breaker, 1)
-    with under_way(breaker, "late", error):
+    with call_in_progress(breaker, "late", error):
         fail(breaker, FAILURES - 1)
-        its_time_is_over(redis)
+        let_open_time_pass(redis)
         call(breaker, "probe")
         fail(breaker, FAILURES - 1)
     assert (breaker.status().state, breaker.status().failures) == (State.CLOSED, FAILURES - 1)
 
 
-# ── Redis away ────────────────────────────────────────────────────────────────────────────────
+# ── Redis unavailable ─────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
-def nowhere() -> Iterator[Redis]:
-    """A client of a Redis that is not there."""
+def unreachable() -> Iterator[Redis]:
+    """A client of a Redis that does not run."""
     with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as client:
         yield client
 
 
-@pytest.mark.parametrize("error", [None, SICK, REFUSED], ids=["delivered", "503", "422"])
+@pytest.mark.parametrize("error", [None, UNHEALTHY, REFUSED], ids=["delivered", "503", "422"])
 def test_without_redis_deliveries_go_through(
-    nowhere: Redis, error: DeliveryError | None, caplog: pytest.LogCaptureFixture
+    unreachable: Redis, error: DeliveryError | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    breaker = breaker_in(nowhere)
+    breaker = breaker_in(unreachable)
     for _ in range(FAILURES + 1):
         assert call(breaker, "a task", error)
-    assert "breaker of crm not asked" in caplog.text
+    assert "breaker of crm unavailable, not applied: ConnectionError" in caplog.text
 
 
-def test_a_redis_that_does_not_answer_stops_no_delivery(redis: RedisContainer) -> None:
-    with Redis(port=redis.port, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)) as impatient:
-        breaker = breaker_in(impatient)
+def test_a_redis_that_hangs_blocks_no_delivery(redis: RedisContainer) -> None:
+    with Redis(port=redis.port, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)) as client:
+        breaker = breaker_in(client)
         redis.pause()
         try:
-            assert call(breaker, "a task", SICK)
+            assert call(breaker, "a task", UNHEALTHY)
         finally:
             redis.unpause()
 
 
-def test_a_time_limit_that_strikes_while_redis_is_asked_stops_no_delivery(
-    breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["admitted", "recorded"])
+def test_a_time_limit_during_a_command_blocks_no_delivery(
+    breaker: Breaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
 ) -> None:
     def strike(*_: Any) -> None:
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(breaker, "_step", strike)
+    fail(breaker, 1)  # so that a success would be recorded
+    target, name = (breaker._redis, "hmget") if when == "admitted" else (breaker, "_script")
+    monkeypatch.setattr(target, name, strike)
     assert call(breaker)
+    assert "not applied: SoftTimeLimitExceeded" in caplog.text
 
 
-def test_a_redis_that_forgot_everything_has_it_closed(
-    redis: RedisContainer, breaker: Breaker
+def test_a_breaker_that_closes_meanwhile_admits_a_call(
+    redis: RedisContainer, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(redis.client, "hmget", lambda *_: ["1", "2", None])
+    redis.client.hset("breaker.crm", mapping={"opened": "2"})
+    assert call(breaker, "a task", UNHEALTHY)
+    assert (breaker.status().state, breaker.status().failures) == (State.CLOSED, 1)
+    assert call(breaker, "a task")
+    assert breaker.status().failures == 0
+
+
+def test_a_flushed_redis_closes_it(redis: RedisContainer, breaker: Breaker) -> None:
     fail(breaker)
     redis.client.flushall()
     assert call(breaker)
@@ -376,10 +383,10 @@ def test_each_change_is_logged_once(
     redis: RedisContainer, breaker: Breaker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "tasks.delivery.circuit_breaker"):
-        half_open(redis, breaker)
-        call(breaker, "probe", SICK)
+        make_half_open(redis, breaker)
+        call(breaker, "probe", UNHEALTHY)
         call(breaker, "another")
-        its_time_is_over(redis)
+        let_open_time_pass(redis)
         call(breaker, "probe")
         call(breaker, "another")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [

@@ -1,4 +1,4 @@
-"""Contexts on the way of an event: what the CRM gets, what the others do not wait for."""
+"""Contexts in the whole system: the CRM gets them, and other sinks do not wait for them."""
 
 import json
 import time
@@ -11,6 +11,7 @@ from celery import Celery
 from embedded.cxone import Cxone, contact
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
+from tasks.cli.output import claim_json
 from tasks.clock import from_rfc3339
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope, typed_event
 from tests.support.system import System, aws
@@ -30,7 +31,7 @@ def shared_cxone() -> Iterator[Cxone]:
 
 @pytest.fixture
 def cxone(shared_cxone: Cxone) -> Iterator[Cxone]:
-    """The same, well."""
+    """The same, without faults afterwards."""
     yield shared_cxone
     for part in ("tokens", "contacts"):
         shared_cxone.behave(part)
@@ -64,13 +65,13 @@ def start(
 
 @pytest.fixture(scope="module")
 def shared_system(start: Start) -> System:
-    """A system whose events go without a context that is not to be had."""
+    """A system that delivers events without a context if there is none."""
     return start()
 
 
 @pytest.fixture(scope="module")
-def patient_system(start: Start, aws_url: str, shared_cxone: Cxone) -> System:
-    """A system whose events wait for their context for an hour, and whose secret is kept by AWS."""
+def waiting_system(start: Start, aws_url: str, shared_cxone: Cxone) -> System:
+    """A system that waits an hour for a context, and has its secret in AWS Secrets Manager."""
     _, _, secret = shared_cxone.client.partition(":")
     with closing(aws("secretsmanager", aws_url)) as client:
         kept = client.create_secret(Name="cxone-client", SecretString=json.dumps({"key": secret}))
@@ -83,7 +84,7 @@ def id_of(event: Envelope) -> str:
 
 
 def lag(cxone: Cxone, event: Envelope) -> None:
-    """Let CXone know nothing of an event's interaction yet."""
+    """Let CXone have no context of an event's interaction yet."""
     cxone.behave("contacts", "status", status=404, match=id_of(event))
 
 
@@ -94,9 +95,7 @@ def notes(claim: Claim) -> list[str]:
     return found
 
 
-def test_the_crm_gets_the_context_and_nobody_else(
-    system: System, sinks: SampleSinks, cxone: Cxone
-) -> None:
+def test_only_the_crm_gets_the_context(system: System, sinks: SampleSinks, cxone: Cxone) -> None:
     event = envelope("routed")
     claim = system.settle(event)
     assert (claim.status, notes(claim)) == ("completed", [])
@@ -107,9 +106,7 @@ def test_the_crm_gets_the_context_and_nobody_else(
     assert [a.what for a in cxone.asked("contacts")].count(id_of(event)) == 1
 
 
-def test_a_context_that_is_not_there_yet_is_gone_without_and_noted(
-    system: System, sinks: SampleSinks, cxone: Cxone
-) -> None:
+def test_a_missing_context_is_noted(system: System, sinks: SampleSinks, cxone: Cxone) -> None:
     event = envelope("created")
     lag(cxone, event)
     claim = system.settle(event)
@@ -121,17 +118,17 @@ def test_a_context_that_is_not_there_yet_is_gone_without_and_noted(
     assert f"crm: without context: {NONE_YET}" in shown
 
 
-def test_wrong_credentials_tell_an_operator_what_to_look_at(
+def test_wrong_credentials_name_the_settings(
     system: System, sinks: SampleSinks, cxone: Cxone
 ) -> None:
     cxone.behave("contacts", "status", status=403)
     claim = system.settle(envelope())
     reason = "CXone: 403 Forbidden (see CXONE_CLIENT_ID, CXONE_CLIENT_SECRET, CXONE_SCOPE)"
     assert notes(claim) == [f"crm: without context: {reason}"]
-    assert f"no context for anybody: {reason}" in system.worker.logs()
+    assert f"no context for any event: {reason}" in system.worker.logs()
 
 
-def test_every_try_of_a_delivery_is_the_same_request(
+def test_every_attempt_of_a_delivery_is_the_same_request(
     system: System, sinks: SampleSinks, cxone: Cxone
 ) -> None:
     event = envelope()
@@ -139,7 +136,7 @@ def test_every_try_of_a_delivery_is_the_same_request(
     sinks.behave("crm", "status", status=503, times=2)
     key = system.accept(event)
     eventually(lambda: system.calls(event)["crm"])
-    cxone.behave("contacts")  # it is there from now on
+    cxone.behave("contacts")  # it is available from now on
     claim = system.settled(key)
     assert [call.body for call in system.calls(event)["crm"]] == [
         typed_event(event, "completed")
@@ -148,7 +145,9 @@ def test_every_try_of_a_delivery_is_the_same_request(
     assert notes(claim) == [f"crm: without context: {NONE_YET}"]
 
 
-def test_nobody_else_waits_for_a_context(system: System, sinks: SampleSinks, cxone: Cxone) -> None:
+def test_other_sinks_do_not_wait_for_a_context(
+    system: System, sinks: SampleSinks, cxone: Cxone
+) -> None:
     event = envelope()
     cxone.behave("contacts", "hang", seconds=60)
     key = system.accept(event)
@@ -160,7 +159,7 @@ def test_nobody_else_waits_for_a_context(system: System, sinks: SampleSinks, cxo
     assert max(at["analytics"], at["compliance"]) < at["crm"]
 
 
-def test_no_context_is_asked_for_while_the_crm_is_left_alone(
+def test_a_parked_delivery_requests_no_context(
     system: System, sinks: SampleSinks, cxone: Cxone
 ) -> None:
     redis = system.broker.client
@@ -174,25 +173,27 @@ def test_no_context_is_asked_for_while_the_crm_is_left_alone(
     assert id_of(event) not in [asked.what for asked in cxone.asked("contacts")]
 
 
-def test_a_context_shows_nowhere(system: System, sinks: SampleSinks, cxone: Cxone) -> None:
+def test_a_context_is_in_no_log_event_or_item(
+    system: System, sinks: SampleSinks, cxone: Cxone
+) -> None:
     event = envelope()
     sinks.behave("crm", "status", status=400, match=id_of(event))
     claim = system.settle(event)
     assert "context" in system.calls(event)["crm"][0].body
-    told = json.dumps([system.task_events.of(f"{claim.id}."), claim.to_json()])
-    told += system.worker.logs() + system.ingest.logs() + str(system.item(claim.id))
+    output = json.dumps([system.task_events.of(f"{claim.id}."), claim_json(claim)])
+    output += system.worker.logs() + system.ingest.logs() + str(system.item(claim.id))
     private = contact(id_of(event))
     for field in ("lastName", "fromAddress"):
-        assert private[field] not in told
+        assert private[field] not in output
 
 
 # ── Waiting ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_event_can_wait_for_its_context(
-    patient_system: System, sinks: SampleSinks, cxone: Cxone
+    waiting_system: System, sinks: SampleSinks, cxone: Cxone
 ) -> None:
-    system, event = patient_system, envelope()
+    system, event = waiting_system, envelope()
     lag(cxone, event)
     claim = system.settle(event)
     assert claim.status == "partial_failure"
@@ -213,10 +214,10 @@ def test_an_event_can_wait_for_its_context(
     assert claim.id not in system.due()
 
 
-def test_an_event_does_not_wait_for_ever(
-    patient_system: System, sinks: SampleSinks, cxone: Cxone
+def test_a_wait_for_a_context_ends(
+    waiting_system: System, sinks: SampleSinks, cxone: Cxone
 ) -> None:
-    system, event = patient_system, envelope()
+    system, event = waiting_system, envelope()
     lag(cxone, event)
     send(system, "process_event", event["id"], event, "2026-01-31T12:00:00.000Z")
     claim = system.settled(event["id"])

@@ -1,4 +1,4 @@
-"""Limits on a real Redis, which threads and processes share."""
+"""Rate and concurrency limits on a real Redis, shared by threads and processes."""
 
 import multiprocessing
 import time
@@ -27,12 +27,12 @@ def limited(sink: str = "crm", **policy: Any) -> SinkSettings:
     return SinkSettings(sink=SINKS[sink], policy=Policy(**policy))
 
 
-def enter(redis: RedisContainer, sink: SinkSettings, *holders: str) -> list[bool]:
-    """Whether each may call now."""
+def acquire(redis: RedisContainer, sink: SinkSettings, *holders: str) -> list[bool]:
+    """Whether each acquires a slot now."""
     return [rate_limit.try_acquire(redis.client, sink, holder) == 0 for holder in holders]
 
 
-def test_without_limits_redis_is_not_asked(redis: RedisContainer) -> None:
+def test_without_limits_redis_is_not_called(redis: RedisContainer) -> None:
     for holder in "abc":
         assert rate_limit.try_acquire(redis.client, limited(), holder) == 0
         rate_limit.release(redis.client, limited(), holder)
@@ -43,7 +43,7 @@ def test_without_limits_redis_is_not_asked(redis: RedisContainer) -> None:
 
 
 def call_when_allowed(url: str, rate: float, holders: Sequence[str]) -> list[tuple[float, float]]:
-    """Make calls one after the other; tell between which moments of Redis each was allowed."""
+    """Make calls in turn; return the times of Redis between which each was allowed."""
 
     def moment() -> float:
         seconds, microseconds = client.time()
@@ -84,8 +84,8 @@ def test_a_bucket_holds_a_burst_and_at_least_one_call(
     redis: RedisContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "BURST", 500)
-    assert enter(redis, limited(rate=0.01), *"abcdef") == [True] * 5 + [False]
-    assert enter(redis, limited("analytics", rate=0.001), *"ab") == [True, False]
+    assert acquire(redis, limited(rate=0.01), *"abcdef") == [True] * 5 + [False]
+    assert acquire(redis, limited("analytics", rate=0.001), *"ab") == [True, False]
 
 
 def test_a_wait_is_until_the_next_call_may_be_made(
@@ -98,78 +98,78 @@ def test_a_wait_is_until_the_next_call_may_be_made(
     assert rate_limit.try_acquire(redis.client, sink, "b") == 101.0
 
 
-def test_a_rate_that_is_raised_holds_at_once(redis: RedisContainer) -> None:
-    assert enter(redis, limited(rate=0.001), "a") == [True]
+def test_a_raised_rate_holds_at_once(redis: RedisContainer) -> None:
+    assert acquire(redis, limited(rate=0.001), "a") == [True]
     assert rate_limit.try_acquire(redis.client, limited(rate=0.001), "b") > 900
     assert rate_limit.try_acquire(redis.client, limited(rate=20), "b") <= 0.1
 
 
-def test_a_sink_that_is_not_called_leaves_nothing_behind(redis: RedisContainer) -> None:
-    assert enter(redis, limited(rate=20), "a") == [True]
+def test_an_unused_rate_limit_leaves_no_key(redis: RedisContainer) -> None:
+    assert acquire(redis, limited(rate=20), "a") == [True]
     eventually(lambda: redis.client.keys() == [])
 
 
 # ── Concurrency ───────────────────────────────────────────────────────────────────────────────
 
 
-def count_those_who_call(url: str, cap: int, names: Sequence[str]) -> int:
-    """Call in as many threads, several times each; tell how many called at once, at most."""
+def count_concurrent_calls(url: str, cap: int, names: Sequence[str]) -> int:
+    """Make calls in many threads; return the highest number of calls at once."""
     sink = limited(concurrency=cap)
 
     def call(name: str) -> int:
-        most = 0
+        highest = 0
         for n in range(3):
             while wait := rate_limit.try_acquire(client, sink, f"{name}.{n}"):
                 time.sleep(wait)
-            most = max(most, int(client.incr("calling")))
+            highest = max(highest, int(client.incr("calling")))
             time.sleep(0.01)
             client.decr("calling")
             rate_limit.release(client, sink, f"{name}.{n}")
-        return most
+        return highest
 
     with Redis.from_url(url) as client, ThreadPoolExecutor(len(names)) as pool:
         return max(pool.map(call, names))
 
 
-def test_a_concurrency_holds_over_all_processes(redis: RedisContainer) -> None:
+def test_a_concurrency_limit_holds_over_all_processes(redis: RedisContainer) -> None:
     with ProcessPoolExecutor(3, mp_context=SPAWNED) as pool:
         started = [
-            pool.submit(count_those_who_call, redis.url, 4, [f"{n}.{i}" for i in range(4)])
+            pool.submit(count_concurrent_calls, redis.url, 4, [f"{n}.{i}" for i in range(4)])
             for n in range(3)
         ]
         assert max(future.result() for future in started) == 4
     assert redis.client.zcard("limits.crm.calls") == 0
 
 
-def test_a_place_is_free_when_its_holder_leaves(redis: RedisContainer) -> None:
+def test_a_released_slot_is_free(redis: RedisContainer) -> None:
     sink = limited(concurrency=2)
-    assert enter(redis, sink, *"abc") == [True, True, False]
+    assert acquire(redis, sink, *"abc") == [True, True, False]
     wait = rate_limit.try_acquire(redis.client, sink, "c")
     assert rate_limit.POLL_INTERVAL[0] <= wait <= rate_limit.POLL_INTERVAL[1]
     rate_limit.release(redis.client, sink, "x")
-    assert enter(redis, sink, "c") == [False]
+    assert acquire(redis, sink, "c") == [False]
     rate_limit.release(redis.client, sink, "a")
-    assert enter(redis, sink, "c") == [True]
+    assert acquire(redis, sink, "c") == [True]
 
 
-def test_a_message_that_comes_twice_is_one_call(redis: RedisContainer) -> None:
-    assert enter(redis, limited(concurrency=1), *"aab") == [True, True, False]
+def test_a_redelivered_message_counts_as_one_call(redis: RedisContainer) -> None:
+    assert acquire(redis, limited(concurrency=1), *"aab") == [True, True, False]
 
 
-def test_a_killed_workers_place_comes_free(
+def test_the_slot_of_a_killed_worker_expires(
     redis: RedisContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "HOLD_GRACE", 1.8)
     sink = limited(concurrency=2, connect_timeout=0.1, read_timeout=0.1)
-    assert enter(redis, sink, "killed") == [True]
+    assert acquire(redis, sink, "killed") == [True]
     monkeypatch.setattr(rate_limit, "HOLD_GRACE", 600)
-    assert enter(redis, sink, *"ab") == [True, False]
-    eventually(lambda: enter(redis, sink, "b") == [True])
+    assert acquire(redis, sink, *"ab") == [True, False]
+    eventually(lambda: acquire(redis, sink, "b") == [True])
     assert set(redis.client.zrange("limits.crm.calls", 0, -1)) == {"a", "b"}
 
 
-def test_a_place_is_kept_longer_than_a_call_may_take(redis: RedisContainer) -> None:
-    enter(redis, limited(concurrency=1), "a")
+def test_a_slot_is_held_longer_than_a_call_may_take(redis: RedisContainer) -> None:
+    acquire(redis, limited(concurrency=1), "a")
     sink = limited(concurrency=1)
     assert sink.attempt_timeout + 15 < redis.client.pttl("limits.crm.calls") / 1000
 
@@ -177,29 +177,29 @@ def test_a_place_is_kept_longer_than_a_call_may_take(redis: RedisContainer) -> N
 # ── Both ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_waits_for_a_place_takes_nothing_out_of_the_bucket(redis: RedisContainer) -> None:
+def test_a_call_without_a_slot_uses_no_rate(redis: RedisContainer) -> None:
     sink = limited(concurrency=1, rate=0.01)
-    assert enter(redis, limited(concurrency=1), "a") == [True]
-    assert enter(redis, sink, "b") == [False]
+    assert acquire(redis, limited(concurrency=1), "a") == [True]
+    assert acquire(redis, sink, "b") == [False]
     rate_limit.release(redis.client, sink, "a")
-    assert enter(redis, sink, "b") == [True]
+    assert acquire(redis, sink, "b") == [True]
 
 
-def test_who_waits_for_the_bucket_takes_no_place(redis: RedisContainer) -> None:
+def test_a_call_over_the_rate_holds_no_slot(redis: RedisContainer) -> None:
     sink = limited(concurrency=2, rate=0.01)
-    assert enter(redis, sink, *"ab") == [True, False]
+    assert acquire(redis, sink, *"ab") == [True, False]
     assert redis.client.zrange("limits.crm.calls", 0, -1) == ["a"]
 
 
 def test_sinks_do_not_limit_each_other(redis: RedisContainer) -> None:
     for name in SINKS:
-        assert enter(redis, limited(name, concurrency=1, rate=0.01), *"ab") == [True, False]
+        assert acquire(redis, limited(name, concurrency=1, rate=0.01), *"ab") == [True, False]
 
 
 # ── In a system ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_rate_holds_over_all_workers_and_uses_up_no_try(
+def test_a_rate_holds_over_all_workers_and_uses_no_attempt(
     aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("rate")
@@ -216,5 +216,5 @@ def test_a_rate_holds_over_all_workers_and_uses_up_no_try(
     assert {(c.status, c.deliveries["crm"].attempts) for c in claims} == {("completed", 1)}
     assert len(calls) == len(events)
     moments = sorted(from_rfc3339(call.at) for call in calls)
-    # All but a burst of one, four a second; half a second less for calls on their way.
+    # All but a burst of one, four a second; half a second less for calls in progress.
     assert (moments[-1] - moments[0]).total_seconds() > 15 / 4 - 0.5

@@ -49,25 +49,25 @@ VALUE = 'Jané "4711" a/b & <c>'
         html.escape(VALUE),
     ],
 )
-def test_what_is_hidden_is_blotted_out_however_it_is_written(escaped):
+def test_a_secret_is_redacted_in_any_escaping(escaped):
     kept = excerpt(f"the value {escaped} is wrong".encode(), [VALUE], whole=True)
     assert kept.replace('"', "") == f"the value {REDACTED} is wrong"
 
 
-def test_the_longest_is_blotted_out_first():
+def test_the_longest_secret_is_redacted_first():
     assert excerpt(b"token-secret token", ["token", "token-secret"], whole=True) == "… …"
 
 
-def test_a_very_short_text_is_blotted_out_where_it_stands_alone():
+def test_a_very_short_secret_is_redacted_as_a_word():
     assert excerpt(b"a=1, bad", ["a", "1", ""], whole=True) == "…=…, bad"
 
 
 @pytest.mark.parametrize("end", ["s", "s3c", "S3CR3", "s3cr3", ""])
-def test_half_of_something_hidden_does_not_stay_at_the_end_of_what_was_read(end):
+def test_a_partial_secret_at_the_end_is_removed(end):
     assert excerpt(f"seen: {end}".encode(), ["s3cr3t"], whole=False).strip() == "seen:"
 
 
-def test_what_ends_by_itself_keeps_its_end():
+def test_a_whole_body_keeps_its_end():
     assert excerpt(b"it is s", ["s3cr3t"], whole=True) == "it is s"
 
 
@@ -75,20 +75,20 @@ texts = st.text(st.characters(exclude_characters=REDACTED, codec="utf-8"), max_s
 
 
 @given(texts, st.lists(texts, max_size=5), st.lists(st.integers(0, 4), max_size=9), st.booleans())
-def test_nothing_hidden_is_ever_kept(between, hidden, order, whole):
-    echoed = between.join(hidden[n] for n in order if n < len(hidden))
-    kept = excerpt(echoed.encode(), hidden, whole=whole)
+def test_no_secret_is_ever_kept(between, secrets, order, whole):
+    echoed = between.join(secrets[n] for n in order if n < len(secrets))
+    kept = excerpt(echoed.encode(), secrets, whole=whole)
     assert len(kept.encode()) <= MAX_EXCERPT_BYTES
     assert kept == "" or kept.isprintable()
-    for text in hidden:
+    for text in secrets:
         line = excerpt(text.encode(), [], whole=True)
         if len(line) > 3:
             assert not re.search(re.escape(line), kept, re.IGNORECASE)
 
 
 @given(st.binary(max_size=2_000), st.booleans())
-def test_any_bytes_make_an_excerpt(body, whole):
-    assert len(excerpt(body, ["hidden"], whole=whole).encode()) <= MAX_EXCERPT_BYTES
+def test_any_bytes_give_a_bounded_excerpt(body, whole):
+    assert len(excerpt(body, ["secrets"], whole=whole).encode()) <= MAX_EXCERPT_BYTES
 
 
 def test_the_strings_of_a_body_are_its_values():

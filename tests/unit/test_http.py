@@ -6,44 +6,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.delivery.http import error_for_status, seconds_of
+from tasks.delivery.http import error_for_status, parse_retry_after
 from tasks.errors import DeliveryError, TransientDeliveryError
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
 
-# ── What an answer means ──────────────────────────────────────────────────────────────────────
+# ── Statuses ──────────────────────────────────────────────────────────────────────────────────
 
 DELIVERED = [200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 299]
-SICK = [500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599, 999]
-PATIENCE = [408, 425, 429]
+UNHEALTHY = [500, 501, 502, 503, 504, 505, 507, 508, 511, 520, 599, 999]
+BUSY = [408, 425, 429]
 FINAL = [400, 401, 402, 403, 404, 405, 406, 407, 409, 411, 412, 413, 414, 415, 416, 417, 418]
 FINAL += [421, 422, 423, 424, 426, 428, 431, 451, 499]
 REDIRECTS = [300, 301, 302, 303, 304, 305, 307, 308, 399]
-NO_ANSWER = [101, 102, 103, 199]
+INTERIM = [101, 102, 103, 199]
 
-#: Status → the error's class, whether the sink is sick, what the message ends in.
-ANSWERS = {
-    **dict.fromkeys(SICK, (TransientDeliveryError, True, "")),
-    **dict.fromkeys(PATIENCE, (TransientDeliveryError, False, "")),
-    **dict.fromkeys(FINAL + NO_ANSWER, (DeliveryError, None, "")),
+#: Status → the error's class, whether it counts as a failure, the end of its message.
+ERRORS = {
+    **dict.fromkeys(UNHEALTHY, (TransientDeliveryError, True, "")),
+    **dict.fromkeys(BUSY, (TransientDeliveryError, False, "")),
+    **dict.fromkeys(FINAL + INTERIM, (DeliveryError, None, "")),
     **dict.fromkeys(REDIRECTS, (DeliveryError, None, ": redirects are not followed")),
     410: (DeliveryError, None, ": the sink says that it is gone for good"),
 }
 
 
 @pytest.mark.parametrize("status", DELIVERED)
-def test_a_2xx_is_delivered(status):
+def test_a_2xx_is_no_error(status):
     assert error_for_status(status, None, NOW) is None
     assert error_for_status(status, "120", NOW) is None
 
 
-@pytest.mark.parametrize("status", ANSWERS)
-def test_what_any_other_answer_means(status):
-    kind, sick, ending = ANSWERS[status]
+@pytest.mark.parametrize("status", ERRORS)
+def test_any_other_status_is_an_error(status):
+    kind, counts, ending = ERRORS[status]
     error = error_for_status(status, "120", NOW)
     assert type(error) is kind
-    assert getattr(error, "counts_as_failure", None) is sick
+    assert getattr(error, "counts_as_failure", None) is counts
     assert getattr(error, "retry_after", None) == (
         120.0 if kind is TransientDeliveryError else None
     )
@@ -51,8 +51,8 @@ def test_what_any_other_answer_means(status):
     assert str(error) == f"{status}{phrase}{ending}"
 
 
-@pytest.mark.parametrize("status", SICK + PATIENCE)
-def test_a_sink_need_not_say_when_to_come_back(status):
+@pytest.mark.parametrize("status", UNHEALTHY + BUSY)
+def test_retry_after_may_be_missing(status):
     assert error_for_status(status, None, NOW).retry_after is None
 
 
@@ -90,30 +90,30 @@ def test_a_sink_need_not_say_when_to_come_back(status):
     ],
 )
 def test_retry_after_is_read_in_both_forms(text, seconds):
-    assert seconds_of(text, NOW) == seconds
+    assert parse_retry_after(text, NOW) == seconds
 
 
-def test_a_retry_after_of_ages_is_just_long():
-    assert seconds_of("9" * 400, NOW) > 10**8
-    assert seconds_of("Fri, 31 Dec 9999 23:59:59 GMT", NOW) > 10**8
+def test_a_retry_after_of_years_is_read():
+    assert parse_retry_after("9" * 400, NOW) > 10**8
+    assert parse_retry_after("Fri, 31 Dec 9999 23:59:59 GMT", NOW) > 10**8
 
 
 @given(st.integers(-(10**9), 10**9))
-def test_a_date_and_its_seconds_say_the_same(seconds):
+def test_a_date_and_its_seconds_are_equal(seconds):
     date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
-    assert seconds_of(date, NOW) == max(0, seconds)
+    assert parse_retry_after(date, NOW) == max(0, seconds)
 
 
 header_texts = st.text(st.characters(codec="latin-1"), max_size=30)
-dates_gone_wrong = st.from_regex(
+malformed_dates = st.from_regex(
     r"(Mon, )?\d{1,12} (Jan|Dec) -?\d{1,6} \d{1,3}:\d{1,3}(:\d{1,12})?( (GMT|[+-]\d{1,14}))?",
     fullmatch=True,
     alphabet=st.characters(codec="ascii"),
 )
 
 
-@given(header_texts | dates_gone_wrong, st.sampled_from([429, 503]))
-def test_whatever_a_sink_says_in_retry_after_it_is_an_answer(text, status):
+@given(header_texts | malformed_dates, st.sampled_from([429, 503]))
+def test_any_retry_after_gives_a_transient_error(text, status):
     error = error_for_status(status, text, NOW)
     assert type(error) is TransientDeliveryError
     assert error.retry_after is None or error.retry_after >= 0

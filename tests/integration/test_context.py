@@ -1,4 +1,4 @@
-"""Contexts from a stand-in of CXone, over a real Redis, by threads and processes."""
+"""Contexts from the stub of CXone, with a real Redis, in threads and processes."""
 
 import json
 import multiprocessing
@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from embedded.cxone import TENANT, Asked, Cxone, contact
 from tasks.clock import now, to_rfc3339
+from tasks.delivery import backoff
 from tasks.delivery import context as module
 from tasks.delivery.context import Contexts
 from tasks.delivery.http import make_session
@@ -65,12 +66,12 @@ def contexts(make: Make) -> Contexts:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait little between tries."""
-    monkeypatch.setattr(module, "_jitter", lambda _longest: 0.01)
+    """Wait little between attempts."""
+    monkeypatch.setattr(backoff.random, "uniform", lambda _least, _most: 0.01)
 
 
-def raised_by(contexts: Contexts, kind: type[DeliveryError] = TransientDeliveryError) -> Any:
-    """The error of ``get``, which shows nothing that is secret or personal."""
+def error_of(contexts: Contexts, kind: type[DeliveryError] = TransientDeliveryError) -> Any:
+    """The error of ``get``; its traceback contains nothing secret or personal."""
     with pytest.raises(DeliveryError) as raised:
         contexts.get(ID)
     assert type(raised.value) is kind
@@ -81,11 +82,11 @@ def raised_by(contexts: Contexts, kind: type[DeliveryError] = TransientDeliveryE
 
 
 def statuses(cxone: Cxone, part: str) -> list[int | None]:
-    """What a part answered."""
+    """The statuses that a part has answered."""
     return [asked.answered for asked in cxone.asked(part)]
 
 
-# ── Asking ────────────────────────────────────────────────────────────────────────────────────
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_context_is_what_cxone_has_of_a_contact(contexts: Contexts, cxone: Cxone) -> None:
@@ -94,24 +95,24 @@ def test_a_context_is_what_cxone_has_of_a_contact(contexts: Contexts, cxone: Cxo
     assert cxone.asked("contacts") == [Asked(ID, 200)]
 
 
-def test_an_access_key_is_as_good(make: Make, cxone: Cxone) -> None:
+def test_an_access_key_can_be_used(make: Make, cxone: Cxone) -> None:
     key = {"ACCESS_KEY_ID": "key==", "ACCESS_KEY_SECRET": "s3cr3t&k"}
     assert make(GRANT="password", **key).get(ID) == contact(ID)
     assert cxone.asked("tokens") == [Asked("password", 200)]
 
 
-def test_endpoints_are_discovered_once_for_all(make: Make, cxone: Cxone) -> None:
-    nowhere = {"TOKEN_URL": "", "API_URL": "", "DISCOVERY_URL": cxone.url, "TENANT_ID": TENANT}
+def test_endpoints_are_discovered_once_for_all_workers(make: Make, cxone: Cxone) -> None:
+    discovery = {"TOKEN_URL": "", "API_URL": "", "DISCOVERY_URL": cxone.url, "TENANT_ID": TENANT}
     for number in range(3):
-        assert make(**nowhere).get(f"{ID}-{number}") == contact(f"{ID}-{number}")
+        assert make(**discovery).get(f"{ID}-{number}") == contact(f"{ID}-{number}")
     assert [asked.what for asked in cxone.asked("discovery")] == [
         "/.well-known/openid-configuration",
         "/.well-known/cxone-configuration",
     ]
 
 
-def test_an_unknown_tenant_is_an_error_to_act_on(make: Make, cxone: Cxone) -> None:
-    error = raised_by(make(API_URL="", DISCOVERY_URL=cxone.url, TENANT_ID="another"), DeliveryError)
+def test_an_unknown_tenant_names_the_settings(make: Make, cxone: Cxone) -> None:
+    error = error_of(make(API_URL="", DISCOVERY_URL=cxone.url, TENANT_ID="another"), DeliveryError)
     assert str(error) == (
         "CXone: api_endpoint is not discovered, 404 (see CXONE_DISCOVERY_URL, CXONE_TENANT_ID)"
     )
@@ -123,13 +124,13 @@ def test_the_path_of_contacts_can_be_set(make: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "a?b=c", "a b", "ä#", "../x", "%2e%2e", "a\\b"])
-def test_an_id_stays_an_id(contexts: Contexts, cxone: Cxone, name: str) -> None:
+def test_an_id_is_escaped_in_the_url(contexts: Contexts, cxone: Cxone, name: str) -> None:
     assert contexts.get(name) == contact(name)
     assert cxone.asked("contacts") == [Asked(name, 200)]
 
 
 @pytest.mark.parametrize("name", [".", ".."])
-def test_what_would_lead_elsewhere_is_not_asked_for(
+def test_an_id_that_changes_the_path_is_not_requested(
     contexts: Contexts, cxone: Cxone, name: str
 ) -> None:
     with pytest.raises(TransientDeliveryError, match="not the id of a contact"):
@@ -137,10 +138,10 @@ def test_what_would_lead_elsewhere_is_not_asked_for(
     assert cxone.asked("tokens") == cxone.asked("contacts") == []
 
 
-# ── Shared by all ─────────────────────────────────────────────────────────────────────────────
+# ── Cache ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_context_serves_the_other_events_of_its_interaction(
+def test_a_context_is_cached_for_its_interaction(
     make: Make, cxone: Cxone, redis: RedisContainer
 ) -> None:
     for _ in range(3):
@@ -149,15 +150,15 @@ def test_a_context_serves_the_other_events_of_its_interaction(
     assert 0 < redis.client.ttl(f"cxone.context.{ID}") <= 77
 
 
-def test_a_context_need_not_be_kept(make: Make, cxone: Cxone, redis: RedisContainer) -> None:
+def test_the_cache_can_be_switched_off(make: Make, cxone: Cxone, redis: RedisContainer) -> None:
     for _ in range(2):
         make(CACHE_SECONDS="0").get(ID)
     assert len(cxone.asked("contacts")) == 2
     assert not redis.client.keys("cxone.context.*")
 
 
-def ask_for(environ: dict[str, str], url: str, names: list[str]) -> list[Any]:
-    """Get contexts in as many threads, as a worker process does."""
+def get_in_threads(environ: dict[str, str], url: str, names: list[str]) -> list[Any]:
+    """Get each context in a thread, as a worker process does."""
     settings = load(environ).cxone
     assert settings
     with Redis.from_url(url, decode_responses=True) as client, make_session() as session:
@@ -167,25 +168,23 @@ def ask_for(environ: dict[str, str], url: str, names: list[str]) -> list[Any]:
             return list(pool.map(contexts.get, names))
 
 
-def ask_by_many(cxone: Cxone, redis: RedisContainer, round_: str) -> None:
-    """Get twelve contexts at once, by three processes."""
+def get_in_processes(cxone: Cxone, redis: RedisContainer, round_: str) -> None:
+    """Get twelve contexts at once, in three processes."""
     environ = cxone.settings()
     names = [[f"{round_}-{process}-{thread}" for thread in range(4)] for process in range(3)]
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=spawned) as pool:
-        got = [pool.submit(ask_for, environ, redis.url, mine) for mine in names]
-        for mine, future in zip(names, got, strict=True):
-            assert future.result() == list(map(contact, mine))
+        got = [pool.submit(get_in_threads, environ, redis.url, batch) for batch in names]
+        for batch, future in zip(names, got, strict=True):
+            assert future.result() == list(map(contact, batch))
 
 
-def test_one_token_serves_many_processes_and_is_renewed_by_one_of_them(
-    cxone: Cxone, redis: RedisContainer
-) -> None:
+def test_one_token_serves_many_processes(cxone: Cxone, redis: RedisContainer) -> None:
     cxone.behave("tokens", "slow", seconds=0.3)
-    ask_by_many(cxone, redis, "first")
+    get_in_processes(cxone, redis, "first")
     assert statuses(cxone, "tokens") == [200]
     cxone.expire()
-    ask_by_many(cxone, redis, "second")
+    get_in_processes(cxone, redis, "second")
     assert statuses(cxone, "tokens") == [200, 200]
     assert 1 <= statuses(cxone, "contacts").count(401) <= 12
 
@@ -193,7 +192,7 @@ def test_one_token_serves_many_processes_and_is_renewed_by_one_of_them(
 # ── Faults ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_token_that_is_over_is_renewed_and_the_call_repeated_once(
+def test_an_expired_token_is_renewed_and_the_call_repeated(
     contexts: Contexts, cxone: Cxone
 ) -> None:
     contexts.get("another")
@@ -203,11 +202,9 @@ def test_a_token_that_is_over_is_renewed_and_the_call_repeated_once(
     assert len(cxone.asked("tokens")) == 2
 
 
-def test_tokens_that_are_never_taken_are_an_error_to_act_on(
-    contexts: Contexts, cxone: Cxone
-) -> None:
+def test_tokens_that_are_refused_name_the_settings(contexts: Contexts, cxone: Cxone) -> None:
     cxone.behave("contacts", "status", status=401)
-    error = raised_by(contexts, DeliveryError)
+    error = error_of(contexts, DeliveryError)
     named = "CXONE_CLIENT_ID, CXONE_CLIENT_SECRET, CXONE_SCOPE"
     assert str(error) == f"CXone: 401 Unauthorized (see {named})"
     assert statuses(cxone, "contacts") == [401, 401]
@@ -225,10 +222,10 @@ def test_tokens_that_are_never_taken_are_an_error_to_act_on(
         ),
     ],
 )
-def test_wrong_credentials_are_an_error_to_act_on(
+def test_wrong_credentials_name_the_settings(
     make: Make, cxone: Cxone, changes: dict[str, str], message: str
 ) -> None:
-    error = str(raised_by(make(**changes), DeliveryError))
+    error = str(error_of(make(**changes), DeliveryError))
     assert error.startswith(f"{message} (see ")
     for name in changes:
         assert name == "GRANT" or f"CXONE_{name}" in error
@@ -236,7 +233,7 @@ def test_wrong_credentials_are_an_error_to_act_on(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_may_pass_is_tried_again(contexts: Contexts, cxone: Cxone, status: int) -> None:
+def test_a_transient_error_is_retried(contexts: Contexts, cxone: Cxone, status: int) -> None:
     cxone.behave("contacts", "status", status=status, times=2)
     assert contexts.get(ID) == contact(ID)
     assert statuses(cxone, "contacts") == [status, status, 200]
@@ -244,34 +241,34 @@ def test_what_may_pass_is_tried_again(contexts: Contexts, cxone: Cxone, status: 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("part", ["tokens", "contacts"])
-def test_tries_come_to_an_end(make: Make, cxone: Cxone, part: str) -> None:
+def test_attempts_are_limited(make: Make, cxone: Cxone, part: str) -> None:
     cxone.behave(part, "status", status=503)
-    error = raised_by(make(MAX_TRIES="2"))
+    error = error_of(make(MAX_TRIES="2"))
     assert "503 Service Unavailable" in str(error)
-    # A token that is refused is refused for all, for two seconds.
+    # A refused token request is cached for two seconds.
     assert statuses(cxone, part) == [503] * (1 if part == "tokens" else 2)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("mode", ["hang", "close"])
-def test_who_does_not_answer_is_asked_again(make: Make, cxone: Cxone, mode: Any) -> None:
+def test_a_missing_response_is_retried(make: Make, cxone: Cxone, mode: Any) -> None:
     cxone.behave("contacts", mode, times=1)
     assert make(READ_TIMEOUT_SECONDS="1").get(ID) == contact(ID)
     assert statuses(cxone, "contacts") == [None, 200]
 
 
-def test_all_tries_together_have_their_time(make: Make, cxone: Cxone) -> None:
+def test_all_attempts_together_have_a_deadline(make: Make, cxone: Cxone) -> None:
     cxone.behave("contacts", "hang")
     contexts = make(MAX_TRIES="10", TIMEOUT_SECONDS="2", READ_TIMEOUT_SECONDS="300")
     begun = time.monotonic()
-    assert str(raised_by(contexts)) == "CXone: no answer within 2 s"
+    assert str(error_of(contexts)) == "CXone: no answer within 2 s"
     assert 1.9 < time.monotonic() - begun < 2 + 16
 
 
-def test_patience_that_cxone_asks_for_is_had_by_all(
+def test_all_workers_obey_retry_after(
     make: Make, cxone: Cxone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_jitter", lambda _longest: 0.0)
+    monkeypatch.setattr(backoff.random, "uniform", lambda _least, _most: 0.0)
     cxone.behave("contacts", "status", status=429, retry_after=1, times=1)
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
@@ -284,56 +281,54 @@ def test_patience_that_cxone_asks_for_is_had_by_all(
     assert statuses(cxone, "contacts") == [429, 200, 200]
 
 
-def test_patience_beyond_its_time_is_not_waited_for(make: Make, cxone: Cxone) -> None:
+def test_a_retry_after_beyond_the_deadline_is_an_error(make: Make, cxone: Cxone) -> None:
     cxone.behave("contacts", "status", status=429, retry_after=120)
     for _ in range(3):
-        error = raised_by(make())
+        error = error_of(make())
         assert str(error) == "CXone: 429 Too Many Requests"
         assert not error.counts_as_failure
     assert statuses(cxone, "contacts") == [429]
 
 
-def test_patience_has_a_bound(make: Make, cxone: Cxone, redis: RedisContainer) -> None:
+def test_retry_after_has_a_cap(make: Make, cxone: Cxone, redis: RedisContainer) -> None:
     cxone.behave("contacts", "status", status=503, retry_after=86_400)
-    raised_by(make())
-    assert 0 < redis.client.ttl("cxone.busy") <= module.POLICY.retry_after_cap
+    error_of(make())
+    assert 0 < redis.client.ttl("cxone.busy") <= module.REQUEST_POLICY.retry_after_cap
 
 
 @pytest.mark.usefixtures("quick")
-def test_cxone_is_left_alone_while_it_does_not_answer(
+def test_an_open_breaker_blocks_requests_to_cxone(
     make: Make, cxone: Cxone, redis: RedisContainer
 ) -> None:
     cxone.behave("contacts", "status", status=503)
     contexts = make()
     for _ in range(4):
-        error = raised_by(contexts)
+        error = error_of(contexts)
     assert str(error) == "CXone is not asked: it did not answer the last times"
-    assert len(cxone.asked("contacts")) == module.POLICY.breaker_failures
+    assert len(cxone.asked("contacts")) == module.REQUEST_POLICY.breaker_failures
     cxone.behave("contacts")
-    redis.client.hset("breaker.cxone", "open_until", 1)  # its time is over
+    redis.client.hset("breaker.cxone", "open_until", 1)  # a probe is due
     assert contexts.get(ID) == contact(ID)
 
 
 @pytest.mark.usefixtures("quick")
-def test_contacts_that_cxone_does_not_have_are_no_reason_to_leave_it_alone(
-    contexts: Contexts, cxone: Cxone
-) -> None:
+def test_missing_contacts_do_not_open_the_breaker(contexts: Contexts, cxone: Cxone) -> None:
     cxone.behave("contacts", "status", status=404)
-    for _ in range(2 * module.POLICY.breaker_failures):
-        assert str(raised_by(contexts)) == "CXone has none yet: 404 Not Found"
+    for _ in range(2 * module.REQUEST_POLICY.breaker_failures):
+        assert str(error_of(contexts)) == "CXone has none yet: 404 Not Found"
     cxone.behave("contacts")
     assert contexts.get(ID) == contact(ID)
 
 
-def test_an_empty_answer_is_none_yet_and_asked_once(contexts: Contexts, cxone: Cxone) -> None:
+def test_an_empty_response_is_not_retried(contexts: Contexts, cxone: Cxone) -> None:
     cxone.behave("contacts", "empty")
-    assert str(raised_by(contexts)) == "CXone has none yet: an empty answer"
+    assert str(error_of(contexts)) == "CXone has none yet: an empty answer"
     assert statuses(cxone, "contacts") == [200]
 
 
 def test_without_redis_there_is_no_context(make: Make) -> None:
-    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
-        error = raised_by(make(nobody))
+    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as unreachable:
+        error = error_of(make(unreachable))
     assert str(error) == "CXone is not asked: Redis does not answer"
 
 
@@ -343,7 +338,7 @@ JUST_NOW = to_rfc3339(now() + timedelta(days=1))
 HOURS_AGO = to_rfc3339(now() - timedelta(hours=2))
 
 
-def test_every_try_of_a_delivery_gets_the_same(make: Make, cxone: Cxone) -> None:
+def test_every_attempt_of_a_delivery_gets_the_same_context(make: Make, cxone: Cxone) -> None:
     contexts = make(CACHE_SECONDS="0")
     first = contexts.for_delivery("x.crm.1", ID, JUST_NOW)
     assert (first.context, first.note) == (contact(ID), None)
@@ -352,7 +347,7 @@ def test_every_try_of_a_delivery_gets_the_same(make: Make, cxone: Cxone) -> None
     assert len(cxone.asked("contacts")) == 1
 
 
-def test_a_context_that_comes_late_is_for_the_next_delivery(make: Make, cxone: Cxone) -> None:
+def test_a_late_context_is_for_the_next_delivery(make: Make, cxone: Cxone) -> None:
     cxone.behave("contacts", "status", status=404)
     early = make().for_delivery("x.crm.1", ID, JUST_NOW)
     assert (early.context, early.note) == (
@@ -364,23 +359,21 @@ def test_a_context_that_comes_late_is_for_the_next_delivery(make: Make, cxone: C
     assert make().for_delivery("x.crm.2", ID, JUST_NOW).context == contact(ID)
 
 
-def test_a_delivery_that_runs_twice_goes_with_the_first_that_it_found(
+def test_a_delivery_that_runs_twice_uses_one_context(
     make: Make, cxone: Cxone, redis: RedisContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contexts = make()
     first = [{"contactId": "as the other found it"}, None]
 
-    def while_another_is_faster(_name: str) -> dict[str, Any]:
+    def get_after_another(_name: str) -> dict[str, Any]:
         redis.client.set("context.x.crm.1", json.dumps(first))
         return contact(ID)
 
-    monkeypatch.setattr(contexts, "get", while_another_is_faster)
+    monkeypatch.setattr(contexts, "get", get_after_another)
     assert contexts.for_delivery("x.crm.1", ID, JUST_NOW) == tuple(first)
 
 
-def test_what_a_delivery_goes_with_is_kept_for_its_tries_alone(
-    contexts: Contexts, redis: RedisContainer
-) -> None:
+def test_the_context_of_a_delivery_expires(contexts: Contexts, redis: RedisContainer) -> None:
     contexts.for_delivery("x.crm.1", ID, JUST_NOW)
     assert 0 < redis.client.ttl("context.x.crm.1") <= 60
 
@@ -396,15 +389,15 @@ def test_a_delivery_can_wait_for_its_context(make: Make, cxone: Cxone) -> None:
     assert contexts.for_delivery("x.crm.2", ID, JUST_NOW).context == contact(ID)
 
 
-def test_without_redis_a_delivery_goes_without(make: Make) -> None:
-    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
-        found = make(nobody).for_delivery("x.crm.1", ID, JUST_NOW)
+def test_without_redis_a_delivery_has_no_context(make: Make) -> None:
+    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as unreachable:
+        found = make(unreachable).for_delivery("x.crm.1", ID, JUST_NOW)
     assert found == (None, "without context: CXone is not asked: Redis does not answer")
 
 
-def test_what_an_operator_must_mend_is_logged(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_credentials_are_logged(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     make(CLIENT_SECRET="wrong-s3cr3t").for_delivery("x.crm.1", ID, JUST_NOW)
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert record.getMessage().startswith("no context for anybody: no access token: 401")
+    assert record.getMessage().startswith("no context for any event: no access token: 401")
     assert "s3cr3t" not in record.getMessage()

@@ -15,5 +15,5 @@ from tasks.settings.settlement_bound import worst_case_settlement_seconds
     ],
     ids=["defaults", "dispatches", "visibility", "lease", "sweep"],
 )
-def test_the_bound_is_what_its_formula_says(changes, seconds):
+def test_bound_follows_its_formula(changes, seconds):
     assert worst_case_settlement_seconds(load(changes)) == seconds

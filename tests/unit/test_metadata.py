@@ -21,7 +21,7 @@ def broken_by(metadata):
 
 
 @pytest.mark.parametrize("environment", ["prod", "staging", "dev"])
-def test_each_environment_asks_for_its_own_name(environment):
+def test_each_environment_requires_its_own_name(environment):
     rules = MetadataRules.from_file(SHIPPED, environment)
     assert rules.check(RULED | {"environment": environment}) == []
     (error,) = rules.check(RULED | {"environment": "another"})
@@ -29,7 +29,7 @@ def test_each_environment_asks_for_its_own_name(environment):
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "ap-southeast-2"])
-def test_the_three_regions_are_taken(region):
+def test_three_regions_are_accepted(region):
     assert broken_by(RULED | {"region": region}) == {}
 
 
@@ -51,14 +51,14 @@ def test_the_three_regions_are_taken(region):
     ],
     ids=ascii,
 )
-def test_nothing_else_is_a_region(region):
+def test_other_region_is_refused(region):
     assert broken_by(RULED | {"region": region}) == {
         "detail.metadata.region": 'must be one of ["us-east-1", "eu-west-1", "ap-southeast-2"]'
     }
 
 
 @pytest.mark.parametrize("version", ["0.0.0", "1.12.0", "10.200.3000"])
-def test_a_pipeline_version_has_three_numbers(version):
+def test_pipeline_version_has_three_numbers(version):
     assert broken_by(RULED | {"pipelineVersion": version}) == {}
 
 
@@ -85,35 +85,35 @@ def test_a_pipeline_version_has_three_numbers(version):
     ],
     ids=ascii,
 )
-def test_nothing_else_is_a_pipeline_version(version):
+def test_other_pipeline_version_is_refused(version):
     assert list(broken_by(RULED | {"pipelineVersion": version})) == [
         "detail.metadata.pipelineVersion"
     ]
 
 
 @pytest.mark.parametrize("environment", ["Prod", "prod ", "prod\n", "staging", "", None, ["prod"]])
-def test_the_environment_must_be_equal(environment):
+def test_environment_must_be_equal(environment):
     assert broken_by(RULED | {"environment": environment}) == {
         "detail.metadata.environment": 'must be "prod"'
     }
 
 
 @pytest.mark.parametrize("name", RULED)
-def test_what_is_missing_is_named(name):
+def test_missing_field_is_named(name):
     assert broken_by(without(RULED, name)) == {f"detail.metadata.{name}": MISSING}
 
 
-def test_everything_missing_is_named_at_once():
+def test_all_missing_fields_are_named_at_once():
     assert broken_by({}) == {f"detail.metadata.{name}": MISSING for name in RULED}
 
 
 @given(st.dictionaries(json_texts.filter(lambda name: name not in RULED), json_values, max_size=3))
-def test_keys_nobody_named_are_allowed(others):
+def test_unknown_keys_are_allowed(others):
     assert PROD_RULES.check(others | RULED) == []
 
 
 @given(st.dictionaries(st.sampled_from(list(RULED)), json_values))
-def test_whatever_stands_in_a_ruled_field_breaks_at_most_its_own_rule(changes):
+def test_value_breaks_at_most_the_rule_of_its_field(changes):
     changed = {f"detail.metadata.{name}" for name in changes}
     assert set(broken_by(RULED | changes)) <= changed
 
@@ -165,7 +165,7 @@ def test_whatever_stands_in_a_ruled_field_breaks_at_most_its_own_rule(changes):
         ),
     ],
 )
-def test_a_broken_rule_is_told_without_the_value(schema, metadata, errors):
+def test_broken_rule_is_reported_without_the_value(schema, metadata, errors):
     assert sorted(map(str, MetadataRules(schema).check(metadata))) == sorted(errors)
 
 
@@ -181,9 +181,9 @@ def test_no_error_repeats_a_value(metadata):
             },
         }
     )
-    told = " ".join(map(str, rules.check(metadata)))
-    assert "Jane" not in told
-    assert "4711" not in told
+    text = " ".join(map(str, rules.check(metadata)))
+    assert "Jane" not in text
+    assert "4711" not in text
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_no_error_repeats_a_value(metadata):
         pytest.param({"$ref": "#"}, r"\$ref", id="endless"),
     ],
 )
-def test_a_schema_that_cannot_be_used_is_refused_at_start(schema, problem):
+def test_unusable_schema_is_refused(schema, problem):
     with pytest.raises(ValueError, match=problem):
         MetadataRules(schema)
 
@@ -220,7 +220,7 @@ def test_a_schema_that_cannot_be_used_is_refused_at_start(schema, problem):
     [{"$ref": "#/definitions/name"}, {"$ref": "#name"}],
     ids=["pointer", "anchor"],
 )
-def test_a_schema_may_name_an_older_draft(definition):
+def test_schema_may_name_an_older_draft(definition):
     rules = MetadataRules(
         {
             "$schema": "http://json-schema.org/draft-07/schema#",
@@ -245,28 +245,28 @@ def test_a_schema_may_name_an_older_draft(definition):
     ],
     ids=str,
 )
-def test_a_file_that_holds_no_rules_is_refused(tmp_path, text, problem):
+def test_file_without_rules_is_refused(tmp_path, text, problem):
     path = tmp_path / "rules.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=problem):
         MetadataRules.from_file(path, "prod")
 
 
-def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+def test_file_that_is_not_utf_8_is_refused(tmp_path):
     path = tmp_path / "rules.json"
     path.write_bytes('{"prod": {"title": "Zoë"}}'.encode("latin-1"))
     with pytest.raises(ValueError, match="not JSON"):
         MetadataRules.from_file(path, "prod")
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot read it: No such file or directory"):
         MetadataRules.from_file(tmp_path / "nowhere.json", "prod")
     with pytest.raises(ValueError, match="cannot read it: Is a directory"):
         MetadataRules.from_file(tmp_path, "prod")
 
 
-def test_rules_of_another_environment_may_be_broken(tmp_path):
+def test_broken_rules_of_another_environment_are_ignored(tmp_path):
     path = tmp_path / "rules.json"
     path.write_text(json.dumps({"prod": {"required": ["queue"]}, "dev": 5}), encoding="utf-8")
     assert [e.field for e in MetadataRules.from_file(path, "prod").check({})] == [

@@ -39,7 +39,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 @pytest.fixture
 def session():
     with requests.Session() as session:
-        session.trust_env = False  # no proxy between us and the loopback
+        session.trust_env = False  # no proxy for loopback
         yield session
 
 
@@ -48,8 +48,8 @@ def post(session, url, policy=PATIENT, **settings):
     SinkClient(sink, session).post(BODY, KEY)
 
 
-def refusal_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
-    """The error of one attempt; its traceback, which Flower shows, gives nothing away."""
+def error_of(session, url, policy=PATIENT, kind=TransientDeliveryError):
+    """The error of one attempt; its traceback, which Flower shows, contains nothing private."""
     with pytest.raises(DeliveryError) as raised:
         post(session, url, policy)
     assert type(raised.value) is kind
@@ -66,7 +66,7 @@ def test_a_2xx_is_a_delivery(session, status):
     assert len(sink.requests) == 1
 
 
-def test_the_request_is_what_the_interface_says(session):
+def test_the_request_is_as_documented(session):
     with sink_that(answers("200 OK")) as sink:
         post(session, sink.url)
     (request,) = sink.requests
@@ -81,7 +81,7 @@ def test_the_request_is_what_the_interface_says(session):
 def test_every_attempt_is_the_same_request(session):
     with sink_that(answers("503 Service Unavailable")) as sink:
         for _ in range(2):
-            refusal_of(session, sink.url)
+            error_of(session, sink.url)
     first, second = sink.requests
     assert first.body == second.body
     assert first.headers.items() == second.headers.items()
@@ -96,7 +96,7 @@ def in_chunks(connection, _over):
     [answers("200 OK", body=b"thanks"), answers("204 No Content"), in_chunks],
     ids=["of-known-length", "empty", "in-chunks"],
 )
-def test_a_connection_is_used_again_when_its_answer_was_read(session, script):
+def test_a_connection_is_reused_after_a_read_response(session, script):
     with sink_that(script) as sink:
         for _ in range(3):
             post(session, sink.url)
@@ -104,22 +104,24 @@ def test_a_connection_is_used_again_when_its_answer_was_read(session, script):
     assert len(sink.requests) == 3
 
 
-def test_a_refusal_is_final_and_keeps_its_reason_to_itself(session):
+def test_a_refusal_is_final_and_keeps_an_excerpt(session):
     with sink_that(answers("422 Unprocessable Entity", body=b'{"field": "type"}')) as sink:
-        error = refusal_of(session, sink.url, kind=DeliveryError)
+        error = error_of(session, sink.url, kind=DeliveryError)
     assert str(error).startswith("422 ")
     assert "field" not in str(error)
     assert error.response == '{"field": "type"}'
 
 
-def test_the_reason_of_a_refusal_shows_nothing_of_ours(session):
-    def repeats_all(connection, _over):
+def test_an_excerpt_contains_no_secret_and_no_event_data(session):
+    def echoes_the_request(connection, _over):
         (request,) = sink.requests
-        said = "\n".join([request.line, str(request.headers), request.body.decode()]).encode()
-        answers("400 Bad Request", body=b"You sent: " + said)(connection, _over)
+        request_text = "\n".join(
+            [request.line, str(request.headers), request.body.decode()]
+        ).encode()
+        answers("400 Bad Request", body=b"You sent: " + request_text)(connection, _over)
 
     settings = {"CRM_BASIC_AUTH": "operator:p4ssw0rd", "CRM_HEADERS": '{"X-Tenant": "h1dden"}'}
-    with sink_that(repeats_all) as sink:
+    with sink_that(echoes_the_request) as sink:
         client = SinkClient(load({"CRM_ENDPOINT": sink.url, **settings}).sinks["crm"], session)
         with pytest.raises(DeliveryError) as raised:
             client.post(BODY, KEY)
@@ -130,9 +132,9 @@ def test_the_reason_of_a_refusal_shows_nothing_of_ours(session):
         assert private not in response
 
 
-def test_an_answer_without_a_body_has_no_reason(session):
+def test_a_response_without_a_body_has_no_excerpt(session):
     with sink_that(answers("500 Internal Server Error")) as sink:
-        assert refusal_of(session, sink.url).response is None
+        assert error_of(session, sink.url).response is None
 
 
 @pytest.mark.parametrize(
@@ -143,16 +145,16 @@ def test_an_answer_without_a_body_has_no_reason(session):
         (sends_and_waits(b"HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nsorry"), "sorry"),
         (answers("500 No", "Content-Encoding: gzip", body=gzip.compress(b"\0" * 10**7)), ANY),
     ],
-    ids=["endless", "broken-off-inside-something-hidden", "falls-silent", "compressed"],
+    ids=["endless", "ends-inside-a-secret", "falls-silent", "compressed"],
 )
-def test_a_bounded_part_of_an_answer_is_kept(session, script, response):
+def test_a_bounded_excerpt_of_a_response_is_kept(session, script, response):
     with sink_that(script) as sink:
-        assert refusal_of(session, sink.url, HASTY).response == response
+        assert error_of(session, sink.url, HASTY).response == response
 
 
-def test_a_sink_that_is_busy_says_when_to_come_back(session):
+def test_the_retry_after_of_a_busy_sink_is_read(session):
     with sink_that(answers("429 Too Many Requests", "Retry-After: 7")) as sink:
-        error = refusal_of(session, sink.url)
+        error = error_of(session, sink.url)
     assert str(error) == "429 Too Many Requests"
     assert error.retry_after == 7.0
 
@@ -162,7 +164,7 @@ def test_a_redirect_is_not_followed(session, status):
     with sink_that(answers("200 OK")) as elsewhere:
         script = answers(f"{status} Moved", f"Location: {elsewhere.url}")
         with sink_that(script) as sink:
-            error = refusal_of(session, sink.url, kind=DeliveryError)
+            error = error_of(session, sink.url, kind=DeliveryError)
     assert str(error).startswith(str(status))
     assert elsewhere.requests == []
     assert len(sink.requests) == 1
@@ -178,9 +180,9 @@ def test_a_redirect_is_not_followed(session, status):
         pytest.param(sends_and_closes(OK, b"X: " + b"x" * 70_000 + b"\r\n\r\n"), id="long-header"),
     ],
 )
-def test_an_answer_that_is_none_is_tried_again(session, script):
+def test_what_is_no_http_response_is_retried(session, script):
     with sink_that(script) as sink:
-        error = refusal_of(session, sink.url)
+        error = error_of(session, sink.url)
     assert str(error).startswith("connection failed: ")
     assert error.counts_as_failure
 
@@ -200,13 +202,13 @@ def test_an_answer_that_is_none_is_tried_again(session, script):
         pytest.param(sends_and_closes(OK, b"\r\n", b"x" * 200_000), id="is-long"),
     ],
 )
-def test_a_2xx_is_a_delivery_whatever_becomes_of_its_body(session, script):
+def test_a_2xx_is_a_delivery_whatever_its_body(session, script):
     with sink_that(script) as sink:
         post(session, sink.url, HASTY)
     assert len(sink.requests) == 1
 
 
-def test_a_2xx_whose_body_trickles_in_is_a_delivery_and_is_not_waited_for(session):
+def test_a_slow_body_of_a_2xx_is_not_waited_for(session):
     with sink_that(sends_and_trickles(OK, b"\r\n", seconds=3)) as sink:
         began = time.monotonic()
         post(session, sink.url, HASTY)
@@ -214,22 +216,22 @@ def test_a_2xx_whose_body_trickles_in_is_a_delivery_and_is_not_waited_for(sessio
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", OK], ids=["nothing", "a-bit", "no-end"])
-def test_a_slow_answer_is_tried_again(session, sent):
+def test_a_slow_response_is_retried(session, sent):
     with sink_that(sends_and_waits(sent)) as sink:
-        error = refusal_of(session, sink.url, HASTY)
+        error = error_of(session, sink.url, HASTY)
     assert str(error) == "no answer within 0.5 s"
     assert error.counts_as_failure
 
 
-def test_a_refused_connection_is_tried_again(session):
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    error = refusal_of(session, f"http://127.0.0.1:{port}/secret-path")
+def test_a_refused_connection_is_retried(session):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    error = error_of(session, f"http://127.0.0.1:{port}/secret-path")
     assert str(error) == "connection failed: Connection refused"
     assert error.counts_as_failure
 
 
-def test_a_sink_that_does_not_speak_tls_is_tried_again(session):
+def test_a_sink_without_tls_is_retried(session):
     def answer_in_plain_text(listener):
         connection, _ = listener.accept()
         with connection:
@@ -239,7 +241,7 @@ def test_a_sink_that_does_not_speak_tls_is_tried_again(session):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer_in_plain_text, args=[listener])
         thread.start()
-        error = refusal_of(session, f"https://127.0.0.1:{listener.getsockname()[1]}/secret-path")
+        error = error_of(session, f"https://127.0.0.1:{listener.getsockname()[1]}/secret-path")
         thread.join()
     assert str(error) == "TLS handshake failed"
 
@@ -255,7 +257,7 @@ def test_a_sink_that_does_not_speak_tls_is_tried_again(session):
         (OSError, "connection failed: OSError"),
     ],
 )
-def test_what_cannot_be_had_on_a_loopback_is_tried_again_too(session, raised, message):
+def test_errors_of_requests_are_retried(session, raised, message):
     class Broken(BaseAdapter):
         def send(self, request, **_):
             raise raised(f"{request.url}: {request.body}")
@@ -264,31 +266,31 @@ def test_what_cannot_be_had_on_a_loopback_is_tried_again_too(session, raised, me
             pass
 
     session.mount("http://", Broken())
-    assert str(refusal_of(session, "http://127.0.0.1/secret-path")) == message
+    assert str(error_of(session, "http://127.0.0.1/secret-path")) == message
 
 
 @pytest.mark.parametrize(
     "host", ["a..b", "x" * 70 + ".example", "*.example"], ids=["empty-label", "long-label", "star"]
 )
-def test_a_host_that_cannot_be_is_told_as_a_failed_delivery(session, host):
+def test_an_impossible_host_is_a_failed_delivery(session, host):
     with pytest.raises(DeliveryError, match=r"^connection failed: ") as raised:
         post(session, f"http://{host}/secret-path", HASTY)
     assert host not in str(raised.value)
 
 
-def test_a_session_keeps_a_failed_body_out_of_the_next_request(session):
+def test_a_broken_response_does_not_affect_the_next_request(session):
     scripts = iter([sends_and_closes(OK, b"Content-Length: 9\r\n\r\nx"), answers("200 OK")])
 
-    def one_after_the_other(connection, over):
+    def respond_in_turn(connection, over):
         next(scripts)(connection, over)
 
-    with sink_that(one_after_the_other) as sink:
+    with sink_that(respond_in_turn) as sink:
         for _ in range(2):
             post(session, sink.url, HASTY)
     assert [request.body for request in sink.requests] == [canonical_json(BODY)] * 2
 
 
-# ── Who calls, and what else is sent ──────────────────────────────────────────────────────────
+# ── Headers and credentials ───────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -298,8 +300,8 @@ def test_a_session_keeps_a_failed_body_out_of_the_next_request(session):
         ("CRM_BASIC_AUTH", "us\u00e9r:p:w", "Authorization", "Basic dXPDqXI6cDp3"),
         ("CRM_API_KEY", "X-Api-Key: k:1", "X-Api-Key", "k:1"),
         ("CRM_API_KEY", "Authorization: ApiKey k", "Authorization", "ApiKey k"),
-        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "ours"}', "X-Tenant", "acme"),
-        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "ours"}', "User-Agent", "ours"),
+        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "custom"}', "X-Tenant", "acme"),
+        ("CRM_HEADERS", '{"X-Tenant": "acme", "User-Agent": "custom"}', "User-Agent", "custom"),
     ],
 )
 def test_headers_are_sent_as_they_are_set(session, variable, value, header, sent):
@@ -313,9 +315,9 @@ def test_headers_are_sent_as_they_are_set(session, variable, value, header, sent
 
 
 @pytest.mark.parametrize("variable", ["CRM_BEARER_TOKEN", "CRM_RATE"])
-def test_what_this_machines_netrc_says_is_not_sent(variable, tmp_path, monkeypatch):
+def test_credentials_in_netrc_are_not_sent(variable, tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.write_text("machine 127.0.0.1 login netrc password netrc\n")
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with sink_that(answers("200 OK")) as sink, requests.Session() as session:
@@ -337,14 +339,14 @@ def served(authority):
     return authority.issue("server")
 
 
-def test_a_sink_of_another_authority_is_called_where_that_is_set(session, authority, served):
+def test_a_private_authority_can_be_set(session, authority, served):
     with sink_that(answers("200 OK"), authority.server(served)) as sink:
         post(session, sink.url, tls=Tls(ca_file=str(authority.file)))
-        assert str(refusal_of(session, sink.url)) == "TLS handshake failed"
+        assert str(error_of(session, sink.url)) == "TLS handshake failed"
     assert len(sink.requests) == 1
 
 
-def test_the_authority_that_is_set_is_the_only_one(authority, served, tmp_path, monkeypatch):
+def test_the_set_authority_is_the_only_trusted_one(authority, served, tmp_path, monkeypatch):
     other = Authority(tmp_path, "other")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
@@ -355,13 +357,13 @@ def test_the_authority_that_is_set_is_the_only_one(authority, served, tmp_path, 
             post(session, sink.url, tls=Tls(ca_file=str(other.file)))
 
 
-def test_a_sink_that_asks_for_our_certificate_gets_it(session, authority, served):
-    ours = authority.issue("ours")
+def test_a_client_certificate_is_presented(session, authority, served):
+    client = authority.issue("client")
     tls = authority.server(served, asks_for_certificates=True)
     environment = {
         "CRM_CA_FILE": str(authority.file),
-        "CRM_CLIENT_CERT_FILE": str(ours.certificate),
-        "CRM_CLIENT_KEY_FILE": str(ours.key),
+        "CRM_CLIENT_CERT_FILE": str(client.certificate),
+        "CRM_CLIENT_KEY_FILE": str(client.key),
     }
     with sink_that(answers("200 OK"), tls) as sink:
         settings = load({"CRM_ENDPOINT": sink.url, **environment})
@@ -370,25 +372,23 @@ def test_a_sink_that_asks_for_our_certificate_gets_it(session, authority, served
 
 
 def test_a_certificate_and_its_key_may_share_a_file(session, authority, served, tmp_path):
-    ours = authority.issue("shared")
+    client = authority.issue("shared")
     both = tmp_path / "both.pem"
-    both.write_bytes(ours.certificate.read_bytes() + ours.key.read_bytes())
+    both.write_bytes(client.certificate.read_bytes() + client.key.read_bytes())
     tls = authority.server(served, asks_for_certificates=True)
     with sink_that(answers("200 OK"), tls) as sink:
         post(session, sink.url, tls=Tls(ca_file=str(authority.file), cert_file=str(both)))
     assert len(sink.requests) == 1
 
 
-def test_a_sink_that_asks_for_a_certificate_and_gets_none_is_tried_again(
-    session, authority, served
-):
+def test_a_missing_client_certificate_is_retried(session, authority, served):
     tls = authority.server(served, asks_for_certificates=True)
     with sink_that(answers("200 OK"), tls) as sink, pytest.raises(TransientDeliveryError):
         post(session, sink.url, tls=Tls(ca_file=str(authority.file)))
     assert sink.requests == []
 
 
-# ── Signatures, checked as a receiver does ────────────────────────────────────────────────────
+# ── Signatures, verified as by a receiver ────────────────────────────────────────────────────
 
 OLD, NEW = (f"whsec_{base64.b64encode(letter * 32).decode()}" for letter in (b"o", b"n"))
 
@@ -413,7 +413,7 @@ def test_another_secret_does_not_verify(session):
 
 
 @pytest.mark.parametrize("header", ["webhook-id", "webhook-timestamp", None])
-def test_what_was_changed_on_the_way_does_not_verify(session, header):
+def test_a_modified_request_does_not_verify(session, header):
     request = signed_request(session, NEW)
     headers, body = dict(request.headers), request.body
     if header:
@@ -428,7 +428,7 @@ def test_nothing_is_signed_without_a_secret(session):
     assert not [name for name in signed_request(session).headers if name.startswith("webhook-")]
 
 
-def test_a_signing_secret_that_comes_back_is_not_kept(session):
+def test_an_echoed_signing_secret_is_redacted(session):
     body = f"{OLD} {OLD[6:]} {OLD.strip('=')}".encode()
     with sink_that(answers("401 No", body=body)) as sink, pytest.raises(DeliveryError) as raised:
         post(session, sink.url, signing_secrets=(NEW, OLD))
