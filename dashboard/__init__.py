@@ -1,7 +1,9 @@
-"""The operator's desk: what we add to Flower. ``flowerconfig.py`` calls ``install``.
+"""The dashboard: the pages and rules that this project adds to Flower.
 
-In the order of a request: who is there (``guard``), what our pages have in common (``page``), then
-the pages: ``overview``, ``events``, ``event``, ``task`` (Flower's own, with Retry), ``retry``,
-``redrives`` (of many), ``runbook``, ``metrics``. What Flower is made of inside is known to
-``install``, ``templates``, ``guard`` and ``task`` alone.
+- ``flower``: everything that knows Flower's internals; ``flowerconfig.py`` calls its ``install``
+- ``pages``: the pages that Flower does not have
+- ``timeline``, ``charts``, ``formatting``: what the pages show; pure
+
+``flower.install`` and ``flower.task_page`` import pages; a page imports only ``flower.auth``, the
+authorization check that every handler is derived from.
 """

@@ -25,7 +25,7 @@ from pytest_celery import (
 )
 
 from embedded.sinks import SampleSinks
-from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor
 from tests.support.envelopes import SINKS
 from tests.support.nodes import (
     Backend,

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embedded.sinks import SampleSinks
 from tasks.counters import Counters, minutes, totals
-from tests.support.desk import FlowerContainer, Visitor
+from tests.support.dashboard import FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import RedisContainer, running
 from tests.support.system import System

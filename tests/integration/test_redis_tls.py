@@ -8,7 +8,7 @@ import redis
 
 from embedded.sinks import SampleSinks
 from tests.support.certificates import Authority
-from tests.support.desk import FlowerContainer
+from tests.support.dashboard import FlowerContainer
 from tests.support.envelopes import SINKS, assert_chain_holds, envelope
 from tests.support.nodes import HOST, RedisContainer, running
 from tests.support.short_settings import FREQUENT_SWEEPS

@@ -1,4 +1,4 @@
-"""Finding events, and redriving many of them: chosen, shown, then done at a pace."""
+"""Finding events, and bulk redrives: selection, preview, a limited rate, progress."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import requests
 
-from dashboard.redrives import Run, Runs
+from dashboard.pages.bulk_redrive import Run, Runs
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, FlowerContainer, Visitor, path_of, token_of
+from tests.support.dashboard import OPERATOR, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope
 from tests.support.nodes import running
 from tests.support.system import System
@@ -20,13 +20,13 @@ HERE = {"Sec-Fetch-Site": "same-origin"}
 
 
 def rows(page: str) -> list[str]:
-    """The ids of the events on a page, in its order."""
+    """Return the ids of the events on a page, in order."""
     return re.findall(r'data-label="Event"><a href="/event/([^"]+)"', page)
 
 
 @pytest.fixture
 def refused(system: System, operator: Visitor, sinks: SampleSinks) -> list[Claim]:
-    """Three events that the CRM refused, all of one interaction; by now it would take them."""
+    """Three events of one interaction that the CRM refused; it would accept them now."""
     sinks.behave("crm", "status", status=400)
     interaction = envelope()["detail"]["interactionId"]
     kinds = ("created", "routed", "completed")
@@ -41,8 +41,8 @@ def calls_of_crm(system: System, claims: list[Claim]) -> Mapping[str, list[int |
     return {c.id: [r.answered for r in received if r.key == f"{c.id}:crm"] for c in claims}
 
 
-def choose(operator: Visitor, scope: str, **fields: Any) -> str:
-    """Choose events for a redrive; return where it is shown."""
+def select(operator: Visitor, scope: str, **fields: Any) -> str:
+    """Select events for a redrive; return the path of its preview."""
     token = token_of(operator.page("/events"))
     data = {"_xsrf": token, "scope": scope, **fields}
     answer = operator.post("/redrives", data=data, headers=HERE)
@@ -71,7 +71,7 @@ def test_an_event_id_leads_to_its_event(operator: Visitor, refused: list[Claim])
 def test_an_interaction_id_finds_all_its_events(operator: Visitor, refused: list[Claim]) -> None:
     page = operator.page(f"/events?q={refused[0].interaction_id}")
     assert rows(page) == [claim.id for claim in refused]
-    assert "Nothing has the id" in operator.page("/events?q=nobody")
+    assert "No event or interaction has the id" in operator.page("/events?q=unknown")
 
 
 def test_events_are_listed_newest_first_and_filtered(
@@ -109,7 +109,9 @@ def test_pages_follow_each_other(system: System, operator: Visitor) -> None:
     assert mine <= set(seen)
 
 
-def test_what_is_left_to_do_is_found(system: System, operator: Visitor, sinks: SampleSinks) -> None:
+def test_unfinished_events_are_listed(
+    system: System, operator: Visitor, sinks: SampleSinks
+) -> None:
     sinks.behave("crm", "status", status=503, retry_after=0)
     waits = system.settle(envelope()).id
     assert waits in rows(operator.page("/events?status=unfinished"))
@@ -122,11 +124,11 @@ def test_what_is_left_to_do_is_found(system: System, operator: Visitor, sinks: S
 # ── Redriving ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_selected_events_are_redriven_once_somebody_says_so(
+def test_selected_events_are_redriven_after_a_preview(
     system: System, operator: Visitor, refused: list[Claim]
 ) -> None:
     chosen = refused[:2]
-    path = choose(operator, "selected", key=[claim.id for claim in chosen])
+    path = select(operator, "selected", key=[claim.id for claim in chosen])
     shown = operator.page(path)
     assert "Deliver 2 events again?" in shown
     assert "2 to crm" in shown
@@ -142,24 +144,24 @@ def test_selected_events_are_redriven_once_somebody_says_so(
     assert re.search(r">2</span> redriven", operator.page(path))
 
 
-def test_all_that_match_are_redriven(
+def test_all_matching_events_are_redriven(
     system: System, operator: Visitor, refused: list[Claim]
 ) -> None:
     fields = {"status": "partial_failure", "sink": "crm", "type": "created", "since": "1h"}
-    path = choose(operator, "all", **fields)
+    path = select(operator, "all", **fields)
     assert refused[0].id in operator.page(path)
     assert refused[1].id not in operator.page(path)
     press(operator, path, "start", rate="100")
     eventually(lambda: system.claim(refused[0].id).status == "completed")
     assert system.claim(refused[1].id) == refused[1]
-    # What is done is not found again.
-    assert refused[0].id not in operator.page(choose(operator, "all", **fields))
+    # What is done is not selected again.
+    assert refused[0].id not in operator.page(select(operator, "all", **fields))
 
 
-def test_two_clicks_and_two_operators_start_a_run_once(
+def test_several_clicks_start_a_run_once(
     system: System, operator: Visitor, refused: list[Claim]
 ) -> None:
-    path = choose(operator, "selected", key=[claim.id for claim in refused])
+    path = select(operator, "selected", key=[claim.id for claim in refused])
     for _ in range(3):
         assert press(operator, path, "start", rate="100").status_code == 303
     eventually(lambda: state_of(operator, path) == "done")
@@ -168,11 +170,11 @@ def test_two_clicks_and_two_operators_start_a_run_once(
     assert calls_of_crm(system, refused) == {claim.id: [400, 200] for claim in refused}
 
 
-def test_a_run_is_stopped_and_gone_on_with(
+def test_a_run_is_stopped_and_resumed(
     system: System, operator: Visitor, refused: list[Claim]
 ) -> None:
-    path = choose(operator, "selected", key=[claim.id for claim in refused])
-    another = choose(operator, "selected", key=[refused[0].id])
+    path = select(operator, "selected", key=[claim.id for claim in refused])
+    another = select(operator, "selected", key=[refused[0].id])
     press(operator, path, "start", rate="0.5")
     eventually(lambda: state_of(operator, path) == "running")
     busy = press(operator, another, "start", rate="1")
@@ -192,7 +194,7 @@ def test_a_run_is_stopped_and_gone_on_with(
 
 @pytest.fixture
 def another_flower(system: System) -> Iterator[FlowerContainer]:
-    """A Flower that may die."""
+    """A Flower to kill."""
     with running(FlowerContainer(system.folder, system.settings)) as flower:
         yield flower
 
@@ -201,12 +203,12 @@ def test_a_run_survives_the_end_of_flower(
     system: System, another_flower: FlowerContainer, refused: list[Claim]
 ) -> None:
     ann = Visitor(another_flower, OPERATOR)
-    path = choose(ann, "selected", key=[claim.id for claim in refused])
+    path = select(ann, "selected", key=[claim.id for claim in refused])
     press(ann, path, "start", rate="0.2")
     eventually(lambda: re.search(r"running</strong>: 1 of 3", ann.page(path)))
     another_flower.kill()
     another_flower.restart()
-    assert state_of(ann, path) == "running"  # who is silent may be slow
+    assert state_of(ann, path) == "running"  # until its lease expires
     system.broker.client.delete("redrive.running")  # as its expiry would
     assert state_of(ann, path) == "interrupted"
     press(ann, path, "start", rate="100")
@@ -216,12 +218,12 @@ def test_a_run_survives_the_end_of_flower(
     assert calls_of_crm(system, refused) == {claim.id: [400, 200] for claim in refused}
 
 
-def test_who_only_looks_redrives_nothing(
+def test_readers_redrive_nothing(
     operator: Visitor, reader: Visitor, system: System, refused: list[Claim]
 ) -> None:
     page = reader.page("/events?status=partial_failure")
     assert "Redrive" not in page
-    path = choose(operator, "selected", key=[refused[0].id])
+    path = select(operator, "selected", key=[refused[0].id])
     assert 'id="start"' not in reader.page(path)
     assert press(reader, path, "start").status_code == 403
     data = {"_xsrf": token_of(reader.page(path)), "key": refused[0].id, "scope": "selected"}
@@ -229,7 +231,7 @@ def test_who_only_looks_redrives_nothing(
     assert system.claim(refused[0].id) == refused[0]
 
 
-def test_of_two_that_note_an_event_one_is_counted(system: System) -> None:
+def test_an_event_that_is_noted_twice_is_counted_once(system: System) -> None:
     runs = Runs(system.broker.client)
     run = Run(
         id="0123",

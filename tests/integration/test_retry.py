@@ -1,4 +1,4 @@
-"""Retry on Flower's page of a task: one click, one delivery, and who it was is on record."""
+"""Retry: one click, one delivery, and the audit record names the operator."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +6,7 @@ import pytest
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import Envelope, assert_chain_holds, envelope
 from tests.support.nodes import running
 from tests.support.system import System
@@ -20,7 +20,7 @@ def event() -> Envelope:
 
 @pytest.fixture
 def refused(system: System, operator: Visitor, sinks: SampleSinks, event: Envelope) -> Claim:
-    """An event that the CRM refused; by now it would take it."""
+    """An event that the CRM refused; it would accept it now."""
     sinks.behave("crm", "status", status=400)
     claim = system.settle(event)
     sinks.behave("crm")
@@ -31,7 +31,7 @@ def calls_of_crm(system: System, event: Envelope) -> list[int | None]:
     return [call.answered for call in system.calls(event)["crm"]]
 
 
-def test_a_click_on_retry_delivers_and_names_who_clicked(
+def test_retry_delivers_and_records_the_actor(
     system: System, operator: Visitor, refused: Claim, event: Envelope
 ) -> None:
     page = operator.wait_for_task(f"{refused.id}.crm.1", "FAILURE")
@@ -56,10 +56,10 @@ def test_a_click_on_retry_delivers_and_names_who_clicked(
     assert [len(system.calls(event)[sink]) for sink in ("analytics", "compliance")] == [1, 1]
 
 
-def test_two_clicks_and_two_operators_make_one_delivery(
+def test_several_clicks_make_one_delivery(
     system: System, operator: Visitor, sinks: SampleSinks, refused: Claim, event: Envelope
 ) -> None:
-    sinks.behave("crm", "slow", seconds=2)  # the second click comes while the first is at work
+    sinks.behave("crm", "slow", seconds=2)  # the second click comes while the first is in progress
     retry = f"/event/{refused.id}/retry?sink=crm"
     data = {"sink": "crm", "version": refused.version, "_xsrf": token_of(operator.page(retry))}
     with ThreadPoolExecutor(4) as clicks:
@@ -71,13 +71,13 @@ def test_two_clicks_and_two_operators_make_one_delivery(
     system.settled(refused.id)
     assert calls_of_crm(system, event) == [400, 200]
 
-    late = operator.post(retry, data=data)  # the event has settled since it was looked at
+    late = operator.post(retry, data=data)  # the event has settled since the page was opened
     assert late.status_code == 409
     assert "crm has the event already" in late.text
     assert calls_of_crm(system, event) == [400, 200]
 
 
-def test_who_asks_for_another_sink_meanwhile_is_led_to_no_task_that_is_not_there(
+def test_a_retry_to_another_sink_meanwhile_leads_to_the_event(
     system: System, operator: Visitor, sinks: SampleSinks, refused: Claim
 ) -> None:
     sinks.behave("crm", "slow", seconds=2)
@@ -90,7 +90,7 @@ def test_who_asks_for_another_sink_meanwhile_is_led_to_no_task_that_is_not_there
     system.settled(refused.id)
 
 
-def test_what_every_sink_has_is_not_retried(
+def test_a_delivered_event_is_not_retried(
     system: System, operator: Visitor, event: Envelope
 ) -> None:
     claim = system.settle(event)
@@ -105,14 +105,14 @@ def test_what_every_sink_has_is_not_retried(
     assert len(system.calls(event)["crm"]) == 1
 
 
-def test_what_is_under_way_is_not_retried(
+def test_an_event_in_progress_is_not_retried(
     system: System, operator: Visitor, sinks: SampleSinks, event: Envelope
 ) -> None:
     sinks.behave("crm", "slow", seconds=5)
     key = system.accept(event)
     eventually(lambda: system.calls(event)["crm"])
     asked = operator.page(f"/event/{key}/retry?sink=crm")
-    assert "being worked on" in asked
+    assert "in progress" in asked
     assert 'id="confirm"' not in asked
     system.settled(key)
 
@@ -122,6 +122,9 @@ def test_a_task_that_flower_never_saw_can_be_retried(
 ) -> None:
     with running(FlowerContainer(system.folder, system.settings)) as another:
         ann = Visitor(another, OPERATOR)
+        page = ann.page(f"/task/{refused.id}.crm.1")
+        assert "has not heard of this task yet" in page  # its event has only just settled
+        system.change(refused.id, "processed_at", {"S": "2026-01-31T12:00:30.000Z"})
         page = ann.page(f"/task/{refused.id}.crm.1")
         assert "does not remember" in page
         assert "400 Bad Request" in page
@@ -133,17 +136,15 @@ def test_a_task_that_flower_never_saw_can_be_retried(
             assert ann.get(f"/task/{unknown}").status_code == 404
 
 
-def test_an_invalid_event_is_read_anew(system: System, operator: Visitor) -> None:
+def test_an_invalid_event_is_validated_again(system: System, operator: Visitor) -> None:
     claim = system.settle(envelope(detail={"channel": "fax"}))
     answer = operator.submit(f"/event/{claim.id}/retry")
     assert path_of(answer) == f"/event/{claim.id}"
-    assert "refuse the event as before" in operator.page(
-        answer.headers["Location"].removeprefix(operator.url)
-    )
+    assert "still invalid" in operator.page(answer.headers["Location"].removeprefix(operator.url))
     assert system.claim(claim.id) == claim
 
 
-def test_async_apply_works_and_names_who_asked(
+def test_async_apply_delivers_and_records_the_actor(
     system: System, operator: Visitor, refused: Claim, event: Envelope
 ) -> None:
     path = "/api/task/async-apply/deliver.crm"
@@ -156,12 +157,12 @@ def test_async_apply_works_and_names_who_asked(
 
 
 @pytest.mark.parametrize("way", ["async-apply", "apply", "send-task"])
-def test_the_api_takes_no_payload_and_no_other_name(
+def test_the_api_takes_no_payload_and_no_actor(
     system: System, operator: Visitor, refused: Claim, way: str
 ) -> None:
     for body in (
         {"args": [refused.id, {"event": {}, "receivedAt": ""}]},
-        {"args": [refused.id], "kwargs": {"actor": "somebody else"}},
+        {"args": [refused.id], "kwargs": {"actor": "mallory"}},
         {"args": []},
     ):
         answer = operator.post(f"/api/task/{way}/deliver.crm", json=body)
@@ -169,7 +170,7 @@ def test_the_api_takes_no_payload_and_no_other_name(
     assert system.claim(refused.id) == refused
 
 
-def test_tasks_that_must_not_be_stopped_are_not(
+def test_tasks_that_must_not_be_stopped_are_not_revoked(
     system: System, operator: Visitor, refused: Claim
 ) -> None:
     for part, why in (("process.0123abcd", "would be lost"), ("settle.1", "sweep")):
@@ -196,7 +197,7 @@ def test_a_delivery_can_be_stopped_and_retried(
     assert system.settled(key).status == "completed"
 
 
-def test_who_only_looks_is_offered_no_retry(
+def test_readers_are_offered_no_retry(
     system: System, operator: Visitor, reader: Visitor, refused: Claim, event: Envelope
 ) -> None:
     assert "task-retry" not in reader.wait_for_task(f"{refused.id}.crm.1", "FAILURE")

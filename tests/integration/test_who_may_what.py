@@ -1,4 +1,4 @@
-"""Who may look, who may act, and that nobody acts in another's name."""
+"""What operators, readers and strangers may do, and that no request can be forged."""
 
 import re
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from flower import urls
 
 from embedded.sinks import SampleSinks
 from tasks.claims import Claim
-from tests.support.desk import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
+from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor, path_of, token_of
 from tests.support.envelopes import envelope
 from tests.support.nodes import running
 from tests.support.oauth import Okta
 from tests.support.system import System
 from tests.support.waiting import eventually
 
-#: Paths that need no key: those that monitoring asks, logins, and files without a secret.
-OPEN = {"/metrics", "/healthcheck", "/login/", "/logout", "/static/x", "/desk/x"}
+#: Paths without authentication: of monitoring, of logins, and static files.
+OPEN = {"/metrics", "/healthcheck", "/login/", "/logout", "/static/x", "/assets/x"}
 
-#: Pages of ours.
+#: Pages of the dashboard that have a POST.
 PAGES = ["/event/x", "/event/x/retry", "/event/x/payload"]
 
-#: Pages of ours that nobody sends anything to.
+#: Its other pages.
 SHOWN = ["/overview", "/events", "/runbook"]
 
 
-def flowers(method: str) -> list[str]:
-    """Name a path of each of Flower's handlers that has such a method of its own."""
+def flower_paths(method: str) -> list[str]:
+    """Return a path of each of Flower's handlers that has this method."""
     paths = []
     for spec in urls.handlers:
         pattern, handler = (
@@ -38,14 +38,17 @@ def flowers(method: str) -> list[str]:
     return [path for path in paths if path not in OPEN]
 
 
-GETS = [*flowers("get"), *PAGES, *SHOWN]
-#: What changes something; the table of tasks is asked for by POST.
-POSTS = [*(path for path in flowers("post") if path not in ("/tasks/datatable", "/login/")), *PAGES]
+GETS = [*flower_paths("get"), *PAGES, *SHOWN]
+#: POSTs that change something; the one for the table of tasks does not.
+POSTS = [
+    *(path for path in flower_paths("post") if path not in ("/tasks/datatable", "/login/")),
+    *PAGES,
+]
 
 
-@pytest.fixture(params=["nobody", "a wrong password", "half a header"])
+@pytest.fixture(params=["anonymous", "a wrong password", "half a header"])
 def stranger(request: pytest.FixtureRequest, shared_flower: FlowerContainer) -> Visitor:
-    """Somebody who is not signed in."""
+    """A visitor who is not signed in."""
     accounts = {"a wrong password": (OPERATOR[0], READER[1])}
     visitor = Visitor(shared_flower, accounts.get(request.param))
     if request.param == "half a header":
@@ -65,12 +68,12 @@ def test_strangers_see_nothing(stranger: Visitor) -> None:
         assert stranger.post(path).status_code in (401, 403), path  # 403: without a token
 
 
-def test_what_monitoring_asks_needs_no_key(stranger: Visitor) -> None:
+def test_monitoring_needs_no_authentication(stranger: Visitor) -> None:
     assert stranger.get("/metrics").status_code == 200
     assert stranger.get("/healthcheck").text == "OK"
 
 
-def test_readers_look(reader: Visitor, system: System, operator: Visitor) -> None:
+def test_readers_may_view(reader: Visitor, system: System, operator: Visitor) -> None:
     claim = system.settle(envelope())
     operator.wait_for_task(f"{claim.id}.crm.1", "SUCCESS")
     for path in (f"/task/{claim.id}.crm.1", f"/event/{claim.id}", "/workers", "/api/tasks"):
@@ -83,7 +86,7 @@ def test_readers_look(reader: Visitor, system: System, operator: Visitor) -> Non
 def test_readers_change_nothing(reader: Visitor, path: str) -> None:
     answer = reader.post(path)
     assert answer.status_code == 403
-    if path not in PAGES:  # of those, the missing token is enough
+    if path not in PAGES:  # there, the missing token is reported first
         assert "Only operators" in answer.text
 
 
@@ -112,7 +115,7 @@ def test_forged_requests_are_refused(operator: Visitor, headers: dict[str, str])
         assert operator.post(path, headers=headers).status_code == 403, path
 
 
-def test_our_forms_need_their_token(
+def test_forms_of_the_dashboard_need_their_token(
     operator: Visitor, reader: Visitor, system: System, sinks: SampleSinks
 ) -> None:
     sinks.behave("crm", "status", status=400)
@@ -128,7 +131,7 @@ def test_our_forms_need_their_token(
     assert system.claim(claim.id) == claim
 
 
-def test_what_comes_from_outside_is_no_markup(operator: Visitor, system: System) -> None:
+def test_text_from_outside_is_escaped(operator: Visitor, system: System) -> None:
     evil = "<script>alert(1)</script>"
     claim = system.settle(envelope(detail={"interactionId": evil}))
     for path in (f"/event/{claim.id}", f"/event/{quote(evil)}", f"/event/{quote(evil)}/retry"):
@@ -137,11 +140,11 @@ def test_what_comes_from_outside_is_no_markup(operator: Visitor, system: System)
         assert evil not in page
 
 
-def test_nothing_of_ours_may_be_framed_or_cached_or_bring_scripts(operator: Visitor) -> None:
-    ours = operator.get("/event/x").headers
-    assert ours["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; ")
-    assert "unsafe" not in ours["Content-Security-Policy"]
-    assert ours["Cache-Control"] == "no-store"
+def test_headers_forbid_frames_caches_and_foreign_scripts(operator: Visitor) -> None:
+    headers = operator.get("/event/x").headers
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; ")
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store"
     for path in ("/event/x", "/tasks", "/api/tasks", "/nowhere"):
         headers = operator.get(path).headers
         assert headers["X-Frame-Options"] == "DENY"
@@ -154,7 +157,7 @@ def test_nothing_of_ours_may_be_framed_or_cached_or_bring_scripts(operator: Visi
 
 @pytest.fixture
 def refused(system: System, sinks: SampleSinks) -> Claim:
-    """An event whose refusal says something."""
+    """An event that the CRM refused, with an answer that quotes it."""
     sinks.behave("crm", "status", status=422)
     return system.settle(envelope())
 
@@ -170,7 +173,7 @@ def test_payloads_are_hidden(system: System, operator: Visitor, refused: Claim) 
         assert "as I was told" not in text
 
 
-def test_a_look_at_a_payload_is_logged(system: System, refused: Claim) -> None:
+def test_a_view_of_a_payload_is_logged(system: System, refused: Claim) -> None:
     settings = {**system.settings, "DASHBOARD_SHOW_PAYLOADS": "true"}
     with running(FlowerContainer(system.folder, settings)) as flower:
         operator, reader = Visitor(flower, OPERATOR), Visitor(flower, READER)
@@ -196,14 +199,14 @@ def test_a_look_at_a_payload_is_logged(system: System, refused: Claim) -> None:
 
 @pytest.fixture
 def okta() -> Iterator[Okta]:
-    """An OAuth provider at which whoever comes is Ann."""
+    """An OAuth provider that signs in ``okta.email``."""
     with Okta() as okta:
         yield okta
 
 
 @pytest.fixture
 def oauth_flower(system: System, okta: Okta) -> Iterator[FlowerContainer]:
-    """Flower, where people sign in by OAuth."""
+    """Flower with OAuth."""
     settings = {
         **system.settings,
         "FLOWER_BASIC_AUTH": "",

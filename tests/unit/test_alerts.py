@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dashboard.runbook import runbook
+from dashboard.pages.runbook import runbook
 from tasks.observability import prometheus
 
 from .test_prometheus import SEEN
@@ -24,7 +24,7 @@ EXPRESSIONS = {
     **{alert["alert"]: [alert["expr"]] for alert in ALERTS},
     **{panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS},
 }
-SECTIONS = {block.name for block in runbook() if block.kind == "h2"}
+SECTIONS = {block.anchor for block in runbook() if block.kind == "h2"}
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Flower is as the dashboard knows it.
+"""Flower is as ``dashboard/flower`` expects it.
 
-It has no official way to add what we add, so an upgrade may break the dashboard without an error.
-Whatever fails here says which part of ``dashboard/`` to look at before another release is pinned.
+Flower has no official way to add pages, so an upgrade may break the dashboard without an error. A
+test that fails here names the part of ``dashboard/`` to review before another release is pinned.
 """
 
 import inspect
@@ -17,45 +17,45 @@ from flower.views import BaseHandler, auth
 from flower.views.tasks import TaskView
 from tornado.web import StaticFileHandler
 
-from dashboard.guard import Guard
-from dashboard.install import REPLACED, install
-from dashboard.templates import SPLICES, FlowerChangedError, templates
+from dashboard.flower.auth import Guard
+from dashboard.flower.install import REPLACED, install
+from dashboard.flower.templates import SPLICES, FlowerChangedError, templates
 
-FLOWERS = Path(urls.settings["template_path"])
+FLOWER_TEMPLATES = Path(urls.settings["template_path"])
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Flower's routes and settings with the dashboard; those of other tests stay as they are."""
+    """Flower's routes and settings with the dashboard; restored afterwards."""
     monkeypatch.setattr(urls, "handlers", list(urls.handlers))
     monkeypatch.setattr(urls, "settings", dict(urls.settings))
     install()
     return urls
 
 
-def test_it_is_the_release_that_was_looked_at():
-    assert version("flower") == "2.2.0", "look at dashboard/ before another release is pinned"
+def test_flower_has_the_reviewed_version():
+    assert version("flower") == "2.2.0", "review dashboard/ before another release is pinned"
 
 
 @pytest.mark.parametrize("splice", SPLICES, ids=lambda splice: splice.template)
-def test_its_templates_have_the_text_that_we_replace(splice):
-    text = (FLOWERS / splice.template).read_text()
-    assert text.count(splice.text) == 1, f"dashboard/templates.py replaces:\n{splice.text}"
+def test_flower_templates_have_the_replaced_text(splice):
+    text = (FLOWER_TEMPLATES / splice.template).read_text()
+    assert text.count(splice.text) == 1, f"dashboard/flower/templates.py replaces:\n{splice.text}"
 
 
-def test_its_routes_have_the_handlers_that_we_replace(installed):
+def test_flower_routes_have_the_replaced_handlers(installed):
     handlers = {spec.handler_class for spec in installed.handlers}
     assert handlers >= set(REPLACED.values())
 
 
-def test_the_guard_stands_before_every_handler(installed):
+def test_the_guard_is_before_every_handler(installed):
     free = {StaticFileHandler, auth.LoginHandler}
     unguarded = {
         spec.handler_class
         for spec in installed.handlers
         if not issubclass(spec.handler_class, Guard)
     }
-    assert unguarded == free, "dashboard/install.py puts Guard before handlers"
+    assert unguarded == free, "dashboard/flower/install.py puts Guard before handlers"
 
 
 def test_routes_keep_their_names_and_patterns(installed):
@@ -67,94 +67,96 @@ def test_routes_keep_their_names_and_patterns(installed):
 @pytest.mark.parametrize(
     ("owner", "name", "user"),
     [
-        (BaseHandler, "get_current_user", "guard.py takes its place"),
-        (BaseHandler, "check_xsrf_cookie", "page.py adds to it"),
-        (BaseHandler, "write_error", "page.py takes its place"),
-        (BaseHandler, "set_default_headers", "guard.py adds to it"),
-        (BaseHandler, "render", "guard.py adds to it"),
-        (BaseApiHandler, "prepare", "guard.py goes before it"),
-        (tasks.BaseTaskHandler, "get_task_args", "task.py adds who asked"),
-        (tasks.TaskAsyncApply, "post", "task.py starts deliveries with it"),
-        (control.TaskRevoke, "post", "task.py goes before it"),
-        (TaskView, "get", "task.py shows tasks with it"),
+        (BaseHandler, "get_current_user", "auth.py replaces it"),
+        (BaseHandler, "check_xsrf_cookie", "pages/base.py adds to it"),
+        (BaseHandler, "write_error", "pages/base.py replaces it"),
+        (BaseHandler, "set_default_headers", "auth.py adds to it"),
+        (BaseHandler, "render", "auth.py adds to it"),
+        (BaseApiHandler, "prepare", "auth.py runs before it"),
+        (tasks.BaseTaskHandler, "get_task_args", "task_page.py adds the actor"),
+        (tasks.TaskAsyncApply, "post", "task_page.py starts deliveries with it"),
+        (control.TaskRevoke, "post", "task_page.py runs before it"),
+        (TaskView, "get", "task_page.py shows tasks with it"),
     ],
 )
-def test_its_handlers_have_the_methods_that_we_change(owner, name, user):
+def test_flower_handlers_have_the_overridden_methods(owner, name, user):
     assert name in vars(owner), f"dashboard/{user}"
 
 
-def test_its_handlers_call_what_we_change():
+def test_flower_handlers_call_the_overridden_methods():
     for handler in (tasks.TaskApply, tasks.TaskAsyncApply, tasks.TaskSend):
         source = inspect.getsource(handler.post)
-        assert "args, kwargs, options = self.get_task_args()" in source, "dashboard/task.py"
+        assert "args, kwargs, options = self.get_task_args()" in source, (
+            "dashboard/flower/task_page.py"
+        )
     assert "read_only=self.application.options.read_only" in inspect.getsource(TaskView.get)
-    assert "_current_user" in inspect.getsource(BaseHandler.write_error), "dashboard/page.py"
+    assert "_current_user" in inspect.getsource(BaseHandler.write_error), "dashboard/pages/base.py"
     login = inspect.getsource(auth)
     assert login.count("set_secure_cookie('user'") + login.count('set_secure_cookie("user"') >= 4, (
-        "dashboard/guard.py reads the cookie 'user'"
+        "dashboard/flower/auth.py reads the cookie 'user'"
     )
 
 
-def test_it_knows_the_options_that_we_set_and_read():
+def test_flower_has_the_options_that_are_set_and_read():
     known = options.default_options
     for name in ("address", "port", "basic_auth", "auth", "read_only", "auth_provider"):
-        assert name in known, "flowerconfig.py and dashboard/guard.py"
-    assert "readonly_auth" not in known, "FLOWER_READONLY_AUTH is ours"
-    assert "operators" not in known, "FLOWER_OPERATORS is ours"
+        assert name in known, "flowerconfig.py and dashboard/flower/auth.py"
+    assert "readonly_auth" not in known, "FLOWER_READONLY_AUTH is not Flower's"
+    assert "operators" not in known, "FLOWER_OPERATORS is not Flower's"
 
 
-def test_logins_are_matched_as_documented():
+def test_logins_match_the_whole_address():
     assert authenticate(".*@example.com", "ann@example.com")
     assert not authenticate(".*@example.com", "ann@example.com.evil.example")
 
 
-def test_its_memory_has_what_the_event_page_shows():
+def test_flower_tasks_have_the_fields_that_pages_show():
     for name in ("uuid", "name", "args", "state", "started", "failed", "revoked", "runtime"):
-        assert name in Task._fields, "dashboard/event.py and dashboard/task.py"
+        assert name in Task._fields, "event_detail.py and task_page.py"
     assert issubclass(events.EventsState, object)
-    assert "self.state.tasks" in inspect.getsource(events.Events), "dashboard/event.py"
+    assert "self.state.tasks" in inspect.getsource(events.Events), "dashboard/pages/event_detail.py"
 
 
 @pytest.mark.parametrize(
     "name",
     ["js/theme.js", "js/bootstrap.bundle.min.js", "css/bootstrap.min.css", "css/flower.css"],
 )
-def test_it_has_the_files_that_our_pages_load(name):
-    assert (Path(urls.settings["static_path"]) / name).is_file(), "dashboard/templates/desk.html"
+def test_flower_has_the_files_that_pages_load(name):
+    assert (Path(urls.settings["static_path"]) / name).is_file(), "dashboard/templates/page.html"
 
 
-def test_the_styles_that_ours_build_on_are_there():
+def test_flower_has_the_styles_that_pages_use():
     css = (Path(urls.settings["static_path"]) / "css" / "flower.css").read_text()
     for name in ("surface", "surface-subtle", "text-muted", "success", "warning", "danger"):
-        assert css.count(f"--flower-{name}:") == 2, "light and dark: dashboard/static/desk.css"
+        assert css.count(f"--flower-{name}:") == 2, "light and dark: dashboard/static/dashboard.css"
     for name in ("page-section", "page-eyebrow", "detail-card", "detail-list", "detail-row"):
         assert f".{name} " in css, "dashboard/templates"
 
 
-# ── And where it is not ───────────────────────────────────────────────────────────────────────
+# ── And if it is not ──────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def another_flower(tmp_path):
-    for path in FLOWERS.glob("*.html"):
+    for path in FLOWER_TEMPLATES.glob("*.html"):
         (tmp_path / path.name).write_text(path.read_text())
     return tmp_path
 
 
-def test_another_task_page_is_not_silently_without_retry(another_flower):
+def test_install_fails_if_the_task_page_has_changed(another_flower):
     page = another_flower / "task.html"
     page.write_text(page.read_text().replace("task-terminate", "task-stop"))
     with pytest.raises(FlowerChangedError, match=r"task\.html does not have, once, the text"):
         templates(another_flower)
 
 
-def test_templates_of_the_same_name_are_told(another_flower):
-    (another_flower / "event.html").write_text("")
-    with pytest.raises(FlowerChangedError, match=r"named as ours: event\.html"):
+def test_install_fails_if_template_names_clash(another_flower):
+    (another_flower / "event_detail.html").write_text("")
+    with pytest.raises(FlowerChangedError, match=r"names of the dashboard.s: event_detail\.html"):
         templates(another_flower)
 
 
-def test_a_handler_that_is_gone_is_told(monkeypatch):
+def test_install_fails_if_a_handler_is_gone(monkeypatch):
     with_revoke = (r"/api/task/revoke/(.+)", control.TaskRevoke)
     rest = [spec for spec in urls.handlers if spec != with_revoke]
     monkeypatch.setattr(urls, "handlers", rest)

@@ -1,8 +1,8 @@
-"""The runbook: taken apart for the page, whole, and named by every alert."""
+"""The runbook as a page."""
 
 import pytest
 
-from dashboard.runbook import Block, Piece, blocks, pieces, runbook
+from dashboard.pages.runbook import Block, Inline, blocks, inlines, runbook
 
 
 @pytest.mark.parametrize(
@@ -16,29 +16,29 @@ from dashboard.runbook import Block, Piece, blocks, pieces, runbook
         ("### too deep", Block("p", ["### too deep"])),
     ],
 )
-def test_a_part_is_what_it_looks_like(text, block):
+def test_each_kind_of_block_is_recognized(text, block):
     assert list(blocks(f"\n{text}\n\n\nrest\n")) == [block, Block("p", ["rest"])]
 
 
-def test_a_line_has_code_and_links():
-    assert list(pieces("see `a[0]` or [the page](#it).")) == [
-        Piece("see "),
-        Piece("a[0]", "code"),
-        Piece(" or "),
-        Piece("the page", "link", "#it"),
-        Piece("."),
+def test_inlines_finds_code_and_links():
+    assert list(inlines("see `a[0]` or [the page](#it).")) == [
+        Inline("see "),
+        Inline("a[0]", "code"),
+        Inline(" or "),
+        Inline("the page", "link", "#it"),
+        Inline("."),
     ]
 
 
-def test_nothing_of_the_runbook_is_left_as_it_was_written():
-    names = [block.name for block in runbook() if block.kind == "h2"]
+def test_the_runbook_has_no_other_markdown():
+    names = [block.anchor for block in runbook() if block.kind == "h2"]
     assert len(names) == len(set(names))
     for block in runbook():
         if block.kind == "pre":
             continue
         for line in block.lines:
-            for piece in pieces(line):
-                if piece.kind == "text":
-                    assert not set("`[]#") & set(piece.text), line
-                if piece.kind == "link":
-                    assert piece.to.removeprefix("#") in names
+            for inline in inlines(line):
+                if inline.kind == "text":
+                    assert not set("`[]#") & set(inline.text), line
+                if inline.kind == "link":
+                    assert inline.to.removeprefix("#") in names

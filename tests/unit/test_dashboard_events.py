@@ -1,12 +1,19 @@
-"""Which events a filter lets through, how they are paged, and how they are chosen for a redrive."""
+"""The list of events: filters, pages, search; and bulk redrives of what it selects."""
 
 from datetime import timedelta
 
 import pytest
 
-from dashboard import events
-from dashboard.events import UNFINISHED, Filter, can_redrive, listing, place, search
-from dashboard.redrives import NOT_VALID, Progress, Run, choose, remaining, work
+from dashboard.pages import event_list
+from dashboard.pages.bulk_redrive import INVALID, Progress, Run, remaining, select, work
+from dashboard.pages.event_list import (
+    UNFINISHED,
+    Filter,
+    is_redrivable,
+    listing,
+    parse_cursor,
+    search,
+)
 from tasks.claims import Cursor, Delivery, Due, Status, Summary
 from tasks.clock import now
 from tasks.errors import ClaimNotFoundError, StoreError
@@ -23,7 +30,7 @@ def summary(number=0, status=Status.COMPLETED, kind="created", **deliveries):
 # ── Filters ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_empty_form_asks_for_everything():
+def test_an_empty_form_selects_everything():
     empty = dict.fromkeys(("status", "sink", "type", "since", "until"), "")
     assert Filter.from_arguments(empty) == Filter.from_arguments({}) == Filter()
     assert Filter().to_arguments() == {}
@@ -40,7 +47,7 @@ def test_a_filter_survives_its_form():
         }
     )
     assert wanted.status is Status.PARTIAL_FAILURE
-    assert wanted.kind is EventType.TRANSFER
+    assert wanted.event_type is EventType.TRANSFER
     assert wanted.to_arguments() == {
         "status": "partial_failure",
         "sink": "crm",
@@ -55,13 +62,13 @@ def test_a_filter_survives_its_form():
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59", "soon"])
-def test_what_is_no_time_is_refused(time):
+def test_filter_rejects_what_is_no_time(time):
     with pytest.raises(ValueError, match="not a time"):
         Filter.from_arguments({"since": time})
 
 
 @pytest.mark.parametrize(("age", "seconds"), [("90m", 5_400), ("2h", 7_200), ("7d", 604_800)])
-def test_a_time_may_be_an_age(age, seconds):
+def test_filter_takes_an_age_for_a_time(age, seconds):
     since = Filter.from_arguments({"since": age}).since
     assert abs(now() - timedelta(seconds=seconds) - since) < timedelta(minutes=1)
 
@@ -77,7 +84,7 @@ def test_a_time_may_be_an_age(age, seconds):
         {"until": "999999d"},
     ],
 )
-def test_what_cannot_be_is_refused(argument):
+def test_filter_rejects_unknown_values(argument):
     with pytest.raises(ValueError, match="no"):
         Filter.from_arguments(argument)
 
@@ -89,17 +96,17 @@ def test_what_cannot_be_is_refused(argument):
         (Filter(status=Status.COMPLETED), {0}),
         (Filter(sink="crm"), {1, 2}),
         (Filter(sink="analytics"), {2}),
-        (Filter(kind=EventType.ROUTED), {1}),
-        (Filter(sink="crm", kind=EventType.ROUTED, status=Status.FAILED), set()),
+        (Filter(event_type=EventType.ROUTED), {1}),
+        (Filter(sink="crm", event_type=EventType.ROUTED, status=Status.FAILED), set()),
     ],
 )
-def test_a_filter_lets_through(wanted, found):
+def test_filter_matches_by_status_sink_and_type(wanted, found):
     candidates = [
         summary(0, crm=delivered()),
         summary(1, Status.PARTIAL_FAILURE, "routed", crm=failed(), analytics=delivered()),
         summary(2, Status.PROCESSING, crm=Delivery(), analytics=Delivery()),
     ]
-    through = {number for number, event in enumerate(candidates) if wanted.lets_through(event)}
+    through = {number for number, event in enumerate(candidates) if wanted.matches(event)}
     assert through == found
 
 
@@ -107,7 +114,7 @@ def test_a_filter_lets_through(wanted, found):
 
 
 class FakeClaims:
-    """A table of these events, the newest first."""
+    """A table of these events, newest first."""
 
     def __init__(self, summaries=(), claims=(), due=()):
         self.summaries = summaries
@@ -136,13 +143,13 @@ class FakeClaims:
 
 
 def test_pages_follow_each_other_without_gap_or_repetition(monkeypatch):
-    monkeypatch.setattr(events, "SHOWN", 3)
+    monkeypatch.setattr(event_list, "PAGE_SIZE", 3)
     claims = FakeClaims([summary(number) for number in range(10, 0, -1)])
     seen, after, pages = [], None, 0
     while pages == 0 or after:
         page = listing(claims, Filter(), after)
         seen += page.events
-        after = page.after
+        after = page.next
         pages += 1
     assert seen == claims.summaries
     assert pages == 4
@@ -151,17 +158,17 @@ def test_pages_follow_each_other_without_gap_or_repetition(monkeypatch):
     assert claims.read == 4  # one more than is shown
 
 
-def test_a_search_among_many_ends_and_says_where(monkeypatch):
-    monkeypatch.setattr(events, "LOOKED_AT", 4)
+def test_a_filtered_page_stops_reading_and_reports_where(monkeypatch):
+    monkeypatch.setattr(event_list, "MAX_READ", 4)
     claims = FakeClaims([summary(number) for number in range(10, 0, -1)])
     page = listing(claims, Filter(status=Status.FAILED), None)
     assert page.events == []
-    assert page.looked_back_to == summary(7).received_at
-    assert page.after == Cursor(summary(7).received_at, "event-7")
-    assert listing(claims, Filter(status=Status.FAILED), page.after).looked_back_to
+    assert page.read_back_to == summary(7).received_at
+    assert page.next == Cursor(summary(7).received_at, "event-7")
+    assert listing(claims, Filter(status=Status.FAILED), page.next).read_back_to
 
 
-def test_what_has_something_left_to_do_is_listed_by_when(monkeypatch):
+def test_unfinished_events_are_listed_by_due_time(monkeypatch):
     claims = [make_claim(id="a", due_at=30), make_claim(id="b", due_at=20), make_claim(id="c")]
     settled = make_claim(id="d", due_at=None)
     due = [Due(at, key, 1, Status.PROCESSING, 0) for at, key in ((30, "a"), (20, "b"), (5, "d"))]
@@ -169,23 +176,25 @@ def test_what_has_something_left_to_do_is_listed_by_when(monkeypatch):
     assert [event.id for event in page.events] == ["b", "a"]
 
 
-def test_an_id_finds_the_event_or_those_of_its_interaction():
+def test_search_finds_an_event_or_those_of_an_interaction():
     claims = FakeClaims(claims=[make_claim(id="a"), make_claim(id="b")])
     assert search(claims, "a") == "a"
     assert [event.id for event in search(claims, "interaction-1")] == ["a", "b"]
-    assert search(claims, "nobody") == []
+    assert search(claims, "unknown") == []
 
 
-def test_a_place_is_a_time_and_an_id():
-    assert place("") is None
-    assert place("2026-01-31T12:00:00.000Z an-id") == Cursor("2026-01-31T12:00:00.000Z", "an-id")
+def test_a_cursor_is_a_time_and_an_id():
+    assert parse_cursor("") is None
+    assert parse_cursor("2026-01-31T12:00:00.000Z an-id") == Cursor(
+        "2026-01-31T12:00:00.000Z", "an-id"
+    )
     for wrong in ("x", "an-id 2026-01-31T12:00:00.000Z", "2026-01-31 an-id"):
         with pytest.raises(ValueError, match=r"[Ii]nvalid|no time zone"):
-            place(wrong)
+            parse_cursor(wrong)
 
 
 @pytest.mark.parametrize(
-    ("event", "can"),
+    ("event", "redrivable"),
     [
         (summary(crm=delivered()), False),
         (summary(status=Status.PARTIAL_FAILURE, crm=failed()), True),
@@ -195,35 +204,35 @@ def test_a_place_is_a_time_and_an_id():
         (summary(status=Status.FAILED, gone=failed()), False),
     ],
 )
-def test_what_lacks_something_can_be_redriven(event, can):
-    assert can_redrive(event) is can
+def test_events_that_a_sink_lacks_are_redrivable(event, redrivable):
+    assert is_redrivable(event) is redrivable
 
 
 # ── Runs ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_chosen_is_counted_by_sink(monkeypatch):
+def test_select_counts_events_by_sink(monkeypatch):
     found = [
         summary(1, Status.FAILED, crm=failed(), analytics=failed(), gone=failed()),
         summary(2, Status.PARTIAL_FAILURE, crm=failed(), analytics=delivered()),
         summary(3, Status.FAILED),
     ]
-    run, keys = choose(found, by="ann", sink=None)
+    run, keys = select(found, by="ann", sink=None)
     assert keys == ["event-1", "event-2", "event-3"] == run.first
-    assert run.lacking == {"crm": 2, "analytics": 1, NOT_VALID: 1}
+    assert run.lacking == {"crm": 2, "analytics": 1, INVALID: 1}
     assert (run.count, run.complete, run.chosen_by, run.started_by) == (3, True, "ann", None)
-    run, _ = choose(found, by="ann", sink="analytics")
-    assert run.lacking == {"analytics": 1, NOT_VALID: 1}
+    run, _ = select(found, by="ann", sink="analytics")
+    assert run.lacking == {"analytics": 1, INVALID: 1}
 
 
-def test_a_run_is_bounded_in_number_and_in_the_time_that_choosing_takes(monkeypatch):
-    monkeypatch.setattr("dashboard.redrives.MOST", 2)
+def test_select_is_limited_in_events_and_in_time(monkeypatch):
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.MAX_EVENTS", 2)
     found = [summary(number) for number in range(3)]
-    run, keys = choose(found, by="ann", sink=None)
+    run, keys = select(found, by="ann", sink=None)
     assert (len(keys), run.complete) == (2, False)
-    run, keys = choose(found[:2], by="ann", sink=None)
+    run, keys = select(found[:2], by="ann", sink=None)
     assert (len(keys), run.complete) == (2, True)
-    run, keys = choose(found, by="ann", sink=None, patience=-1)
+    run, keys = select(found, by="ann", sink=None, timeout=-1)
     assert (keys, run.complete) == ([], False)
 
 
@@ -233,18 +242,18 @@ class FakeRuns:
     def __init__(self, *keys):
         self.keys = list(keys)
         self.answers = []
-        self.why = None
+        self.reason = None
         self.ended = False
 
     def next(self, run):
-        return self.keys[0] if self.keys and not self.why else None
+        return self.keys[0] if self.keys and not self.reason else None
 
     def note(self, run, key, answer):
         self.keys.remove(key)
         self.answers.append((key, answer))
 
-    def stop(self, run, why):
-        self.why = why
+    def stop(self, run, reason):
+        self.reason = reason
 
     def end(self, run):
         self.ended = True
@@ -252,7 +261,7 @@ class FakeRuns:
 
 @pytest.fixture
 def slept(monkeypatch):
-    """How long it was waited, without waiting."""
+    """The durations of all sleeps, without sleeping."""
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
     return slept
@@ -272,35 +281,35 @@ RUN = Run(
 )
 
 
-def test_a_run_redrives_each_at_its_pace_in_the_name_of_who_started_it(monkeypatch, slept):
-    asked = []
+def test_a_run_redrives_at_its_rate_for_the_user_who_started_it(monkeypatch, slept):
+    calls = []
 
     def redrive(claims, rules, key, *, actor, sink):
-        asked.append((key, actor, sink))
+        calls.append((key, actor, sink))
         if key == "b":
             raise ClaimNotFoundError
         return RedriveAnswer.REDRIVEN
 
-    monkeypatch.setattr("dashboard.redrives.redrive_event", redrive)
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.redrive_event", redrive)
     runs = FakeRuns("a", "b", "c")
     work(runs, RUN, object(), PROD_RULES)
-    assert asked == [(key, "ann", "crm") for key in "abc"]
-    assert runs.answers == [("a", "redriven"), ("b", "not to be found"), ("c", "redriven")]
+    assert calls == [(key, "ann", "crm") for key in "abc"]
+    assert runs.answers == [("a", "redriven"), ("b", "not found"), ("c", "redriven")]
     assert slept == pytest.approx([0, 0.1, 0.2], abs=0.05)
     assert runs.ended
 
 
-def test_a_run_stops_where_dynamodb_does_not_answer(monkeypatch, slept):
+def test_a_run_stops_when_dynamodb_does_not_answer(monkeypatch, slept):
     def redrive(*_, **__):
-        raise StoreError("away")
+        raise StoreError("unavailable")
 
-    monkeypatch.setattr("dashboard.redrives.redrive_event", redrive)
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.redrive_event", redrive)
     runs = FakeRuns("a", "b")
     work(runs, RUN, object(), PROD_RULES)
     assert (runs.keys, runs.answers, runs.ended) == (["a", "b"], [], True)
-    assert runs.why == "DynamoDB did not answer"
+    assert runs.reason == "DynamoDB did not answer"
     assert len(slept) > 4
 
 
-def test_what_is_left_of_a_run_takes_its_time():
+def test_remaining_depends_on_the_rate_of_a_run():
     assert remaining(RUN, Progress(state="running", left=1_200, answers={})) == "2 minutes"

@@ -1,7 +1,8 @@
-"""Adds the dashboard to Flower: routes, the guard before every handler, templates.
+"""Adds the dashboard to Flower: routes, the authorization check before every handler, templates.
 
 Flower has no official way to do so. It reads the list ``flower.urls.handlers`` and the dictionary
-``flower.urls.settings`` once it has executed ``flowerconfig.py``, which is where this is called.
+``flower.urls.settings`` after executing ``flowerconfig.py``, which calls ``install``
+(docs/facts.md, F2).
 """
 
 import logging
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flower import urls
-from flower.api import tasks as task_api
 from flower.api.control import TaskRevoke
+from flower.api.tasks import TaskApply, TaskAsyncApply, TaskSend
 from flower.views import BaseHandler
 from flower.views.auth import LoginHandler
 from flower.views.monitor import Metrics
@@ -18,41 +19,39 @@ from flower.views.tasks import TasksDataTable, TaskView
 from tornado.template import DictLoader
 from tornado.web import StaticFileHandler, url
 
-from dashboard import task
-from dashboard.event import EventPage, PayloadPage
-from dashboard.events import EventsPage
-from dashboard.guard import STATIC, guarded
-from dashboard.metrics import MetricsPage
-from dashboard.overview import OverviewPage
-from dashboard.redrives import ChoosePage, RedrivePage
-from dashboard.retry import RetryPage
-from dashboard.runbook import RunbookPage
-from dashboard.templates import FlowerChangedError, templates
+from dashboard.flower.auth import STATIC, guarded
+from dashboard.flower.metrics import MetricsPage
+from dashboard.flower.task_page import Revoke, StartGuard, TaskPage
+from dashboard.flower.templates import FlowerChangedError, templates
+from dashboard.pages.bulk_redrive import RedrivePage, SelectPage
+from dashboard.pages.event_detail import EventPage, PayloadPage
+from dashboard.pages.event_list import EventListPage
+from dashboard.pages.overview import OverviewPage
+from dashboard.pages.retry import RetryPage
+from dashboard.pages.runbook import RunbookPage
 from tasks import json_lines
 
-#: Handlers of Flower that are ours here.
-REPLACED = {
-    TaskView: task.TaskPage,
-    TaskRevoke: task.Revoke,
+#: Handlers of Flower, and what replaces each.
+REPLACED: dict[type[BaseHandler], type[BaseHandler]] = {
+    TaskView: TaskPage,
+    TaskRevoke: Revoke,
     Metrics: MetricsPage,
-    task_api.TaskApply: task.Apply,
-    task_api.TaskAsyncApply: task.AsyncApply,
-    task_api.TaskSend: task.Send,
+    **{handler: guarded(handler, StartGuard) for handler in (TaskApply, TaskAsyncApply, TaskSend)},
     TasksDataTable: guarded(TasksDataTable, only_reads=True),
-    LoginHandler: LoginHandler,  # for who is not signed in yet; it becomes FLOWER_AUTH_PROVIDER's
+    LoginHandler: LoginHandler,  # open to all; Flower replaces it by that of FLOWER_AUTH_PROVIDER
 }
 
 #: Pages that Flower does not have.
 ADDED = [
     url(r"/overview", OverviewPage, name="overview"),
-    url(r"/events", EventsPage, name="events"),
+    url(r"/events", EventListPage, name="events"),
     url(r"/runbook", RunbookPage, name="runbook"),
-    url(r"/redrives", ChoosePage, name="choose"),
+    url(r"/redrives", SelectPage, name="redrives"),
     url(r"/redrives/([0-9a-f]+)", RedrivePage, name="redrive"),
     url(r"/event/(.+)/retry", RetryPage, name="retry"),
     url(r"/event/(.+)/payload", PayloadPage, name="payload"),
     url(r"/event/(.+)", EventPage, name="event"),
-    url(r"/desk/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="asset"),
+    url(r"/assets/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="asset"),
 ]
 
 
@@ -60,21 +59,21 @@ def install() -> None:
     """Change Flower's routes and settings.
 
     Raises:
-        FlowerChangedError: this Flower is not made as we know it.
+        FlowerChangedError: Flower differs from the release that this was written for.
     """
     handlers = {_parts(spec)[1] for spec in urls.handlers}
     if missing := REPLACED.keys() - handlers:
         names = ", ".join(sorted(handler.__name__ for handler in missing))
-        raise FlowerChangedError(f"Flower does not use these handlers any more: {names}")
+        raise FlowerChangedError(f"Flower no longer uses these handlers: {names}")
     urls.handlers[:] = [*ADDED, *map(_guarded, urls.handlers)]
     urls.settings["template_loader"] = DictLoader(templates(Path(urls.settings["template_path"])))
     urls.settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
     json_lines.log_to_stdout()
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of every client made
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # logs every client that is created
 
 
 def _guarded(spec: Any) -> Any:
-    """Return a route of Flower's with the guard before its handler."""
+    """Return a route of Flower's with the check before its handler."""
     pattern, handler, kwargs, name = _parts(spec)
     if handler in REPLACED:
         handler = REPLACED[handler]
@@ -84,7 +83,7 @@ def _guarded(spec: Any) -> Any:
 
 
 def _parts(spec: Any) -> tuple[str, Any, dict[str, Any], str | None]:
-    """Take a route apart, which Flower writes as a ``url`` or a tuple."""
+    """Return pattern, handler, arguments and name of a route, which is a ``url`` or a tuple."""
     if isinstance(spec, tuple):
         pattern, handler, *kwargs = spec
         return pattern, handler, kwargs[0] if kwargs else {}, None

@@ -1,4 +1,4 @@
-"""The events: found by id or interaction, filtered, newest first, and selected to be redriven."""
+"""The list of events: search by event or interaction id, filters, pages, selection to redrive."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from tornado.web import HTTPError
 
-from dashboard.page import Page, in_thread
+from dashboard.pages.base import Page, in_thread
 from dashboard.timeline import TONES
 from tasks.claims import Claims, Cursor, Status, Summary
 from tasks.claims.outcomes import undelivered
@@ -22,18 +22,18 @@ from tasks.recovery.redrive import Selection
 from tasks.runtime import claims as table
 from tasks.sinks import SINKS
 
-#: Events on a page.
-SHOWN = 50
+#: Events per page.
+PAGE_SIZE = 50
 
-#: Events that are looked at for one page of those that a filter lets through.
-LOOKED_AT = 5_000
+#: How many events are read for one page of a filtered list.
+MAX_READ = 5_000
 
-#: Events with something left to do that are looked for.
-TO_DO = 1_000
+#: How many unfinished events are read, to list those that are due first.
+MAX_UNFINISHED = 1_000
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
-#: The filter for what has something left to do, beside those by status.
+#: The value of the status filter for events in progress or waiting for a retry.
 UNFINISHED = "unfinished"
 
 E = TypeVar("E", bound=StrEnum)
@@ -41,21 +41,21 @@ E = TypeVar("E", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which events are asked for; ``since`` and ``until`` bound the time of receipt."""
+    """Which events to list; ``since`` and ``until`` bound the time of receipt."""
 
     status: Status | None = None
     unfinished: bool = False
-    sink: str | None = None  # that lacks it
-    kind: EventType | None = None
+    sink: str | None = None  # that does not have it
+    event_type: EventType | None = None
     since: datetime | None = None
     until: datetime | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, str]) -> "Filter":
-        """Read it from what a form sent.
+        """Parse the arguments of a form.
 
         Raises:
-            ValueError: saying what is wrong.
+            ValueError: with what is wrong.
         """
         status = arguments.get("status", "")
         sink = arguments.get("sink") or None
@@ -65,36 +65,36 @@ class Filter:
             status=None if status == UNFINISHED else _member(Status, status),
             unfinished=status == UNFINISHED,
             sink=sink,
-            kind=_member(EventType, arguments.get("type", "")),
-            since=_moment(arguments.get("since", "")),
-            until=_moment(arguments.get("until", "")),
+            event_type=_member(EventType, arguments.get("type", "")),
+            since=_time(arguments.get("since", "")),
+            until=_time(arguments.get("until", "")),
         )
 
     def to_arguments(self) -> dict[str, str]:
-        """Return what a form would send for it."""
+        """Return the form's arguments for it."""
         arguments = {
             "status": UNFINISHED if self.unfinished else self.status,
             "sink": self.sink,
-            "type": self.kind,
+            "type": self.event_type,
             "since": self.since and to_rfc3339(self.since),
             "until": self.until and to_rfc3339(self.until),
         }
         return {name: value for name, value in arguments.items() if value}
 
-    def lets_through(self, summary: Summary) -> bool:
-        """Tell whether an event is one of those asked for, but for its time."""
+    def matches(self, summary: Summary) -> bool:
+        """Return whether an event matches, apart from its time of receipt."""
         return (
             (self.status is None or summary.status is self.status)
             and (self.sink is None or self.sink in undelivered(summary.deliveries))
-            and (self.kind is None or summary.event_type == self.kind)
+            and (self.event_type is None or summary.event_type == self.event_type)
         )
 
     def to_redrive(self, claims: Claims) -> Iterator[Summary]:
-        """Yield those that can be delivered again, oldest first."""
+        """Yield the matching events that can be delivered again, oldest first."""
         selection = Selection(
             sink=self.sink, status=self.status, since=self.since, until=self.until
         )
-        return filter(self.lets_through, selection.among(claims))
+        return filter(self.matches, selection.among(claims))
 
 
 def _member(choices: type[E], text: str) -> E | None:
@@ -106,8 +106,8 @@ def _member(choices: type[E], text: str) -> E | None:
         raise ValueError(f"not one of {', '.join(choices)}: {text}") from None
 
 
-def _moment(text: str) -> datetime | None:
-    """Read an age (``2h``) or a time; one without a zone, as browsers send it, is UTC."""
+def _time(text: str) -> datetime | None:
+    """Parse an age (``2h``) or a time; one without a zone, as browsers send it, is UTC."""
     if not text:
         return None
     if ago := re.fullmatch(r"([0-9]{1,5})([mhd])", text):
@@ -120,59 +120,59 @@ def _moment(text: str) -> datetime | None:
 
 
 class Listing(NamedTuple):
-    """A page of events: what follows it, and how far back it was looked for them."""
+    """A page of events, and the cursor of the next one."""
 
     events: Sequence[Summary]
-    after: Cursor | None = None
-    looked_back_to: str | None = None  # where the search was broken off
+    next: Cursor | None = None
+    read_back_to: str | None = None  # RFC 3339; only where MAX_READ ended the search
 
 
 def listing(claims: Claims, wanted: Filter, after: Cursor | None) -> Listing:
-    """Return a page of the events that a filter lets through, newest first.
+    """Return a page of the matching events, newest first.
 
     Raises:
         StoreError: DynamoDB does not answer.
     """
     if wanted.unfinished:
-        return Listing(list(islice(filter(wanted.lets_through, _unfinished(claims)), SHOWN)))
+        return Listing(list(islice(filter(wanted.matches, _unfinished(claims)), PAGE_SIZE)))
     found: list[Summary] = []
     last = None
     for number, summary in enumerate(claims.newest(wanted.since, wanted.until, after)):
-        if len(found) == SHOWN:
+        if len(found) == PAGE_SIZE:
             return Listing(found, last)
-        if number == LOOKED_AT:
+        if number == MAX_READ:
             return Listing(found, last, last and last.received_at)
         last = Cursor(summary.received_at, summary.id)
-        if wanted.lets_through(summary):
+        if wanted.matches(summary):
             found.append(summary)
     return Listing(found)
 
 
 def _unfinished(claims: Claims) -> Iterator[Summary]:
-    """Yield what has something left to do, the longest due first."""
+    """Yield the unfinished events, the longest due first."""
     entries = claims.due(until=MAX_TIMESTAMP)
-    for due in sorted(islice(entries, TO_DO)):
+    for due in sorted(islice(entries, MAX_UNFINISHED)):
         claim = claims.get(due.key)
-        if claim and claim.due_at is not None:  # it may have settled between
+        if claim and claim.due_at is not None:  # it may have settled since
             yield claim.summary()
 
 
-def search(claims: Claims, wanted: str) -> str | list[Summary]:
-    """Find events by an id: the event's own, or all of an interaction.
+def search(claims: Claims, query: str) -> str | list[Summary]:
+    """Return the id of the event with this id, or else all events of the interaction with it.
 
     Raises:
         StoreError: DynamoDB does not answer.
     """
-    if claim := claims.get(wanted):
+    if claim := claims.get(query):
         return claim.id
-    return [claim.summary() for claim in islice(claims.of_interaction(wanted), SHOWN)]
+    return [claim.summary() for claim in islice(claims.of_interaction(query), PAGE_SIZE)]
 
 
-def place(text: str) -> Cursor | None:
-    """Read where a page begins.
+def parse_cursor(text: str) -> Cursor | None:
+    """Parse ``<time of receipt> <event id>``, after which a page begins.
 
     Raises:
-        ValueError: it is no such place.
+        ValueError: it is no cursor.
     """
     if not text:
         return None
@@ -181,20 +181,20 @@ def place(text: str) -> Cursor | None:
     return Cursor(received_at, key)
 
 
-class EventsPage(Page):
+class EventListPage(Page):
     """A list of events."""
 
     async def get(self) -> None:
-        """Show a page of it, or what an id finds."""
+        """Show a page of it, or the result of a search."""
         given = {name: self.text(name).strip() for name in self.request.arguments}
         try:
             wanted = Filter.from_arguments(given)
-            after = place(given.get("after", ""))
+            after = parse_cursor(given.get("after", ""))
         except ValueError as error:
-            raise HTTPError(400, f"The filter says what cannot be: {error}") from error
-        sought = given.get("q", "")
-        if sought:
-            found = await in_thread(search, table(), sought)
+            raise HTTPError(400, f"The filter is not valid: {error}") from error
+        query = given.get("q", "")
+        if query:
+            found = await in_thread(search, table(), query)
             if isinstance(found, str):
                 self.redirect(self.reverse_url("event", found))
                 return
@@ -202,16 +202,16 @@ class EventsPage(Page):
         else:
             page = await in_thread(listing, table(), wanted, after)
         self.render(
-            "events.html",
+            "event_list.html",
             page=page,
             wanted=wanted,
-            sought=sought,
-            older=self._older(wanted, page.after),
+            query=query,
+            older=self._older(wanted, page.next),
             statuses=[*Status, UNFINISHED],
-            kinds=list(EventType),
+            event_types=list(EventType),
             sinks=SINKS,
             tones=TONES,
-            can_redrive=can_redrive,
+            is_redrivable=is_redrivable,
             is_first=after is None,
         )
 
@@ -222,8 +222,8 @@ class EventsPage(Page):
         return f"{self.reverse_url('events')}?{urlencode(arguments)}"
 
 
-def can_redrive(summary: Summary) -> bool:
-    """Tell whether there is something to deliver again, or an invalid event to read anew."""
+def is_redrivable(summary: Summary) -> bool:
+    """Return whether a sink lacks the event, or it is invalid and can be validated again."""
     lacking = [sink for sink in undelivered(summary.deliveries) if sink in SINKS]
     invalid = summary.status is Status.FAILED and not summary.deliveries
     return summary.status is not Status.PROCESSING and (bool(lacking) or invalid)

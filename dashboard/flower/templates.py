@@ -1,14 +1,14 @@
-"""The templates: ours, and Flower's with our additions spliced in.
+"""The dashboard's templates, and Flower's with additions spliced in.
 
-Flower's templates have no place of their own for a button or a link, so a piece of their text is
-replaced. Where a release of Flower has no such text any more, Flower does not start and says so,
-instead of running without the Retry button.
+Flower's templates have no block for a button or a link, so a piece of their text is replaced. If
+another release of Flower does not have that text, Flower does not start and reports it, instead of
+running without the Retry button.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-OURS = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 #: Flower's buttons on the page of a task.
 BUTTONS = """\
@@ -20,6 +20,9 @@ BUTTONS = """\
       {% end %}
       {% end %}
 """
+
+#: Refreshes what the dashboard adds to it.
+SCRIPT = """<script src="{{ asset('dashboard.js') }}" defer></script>\n"""
 
 #: Where Flower's navigation begins.
 NAVIGATION = """      <ul class="app-nav navbar-nav">\n"""
@@ -34,22 +37,22 @@ class Splice(NamedTuple):
 
 
 SPLICES = (
-    Splice("task.html", BUTTONS, '{% include "task_actions.html" %}'),
+    Splice("task.html", BUTTONS, '{% include "task_actions.html" %}' + SCRIPT),
     Splice("navbar.html", NAVIGATION, NAVIGATION + '{% include "navigation.html" %}'),
 )
 
 
 class FlowerChangedError(Exception):
-    """Raised when this Flower is not made as we know it: look at ``dashboard/`` before going on."""
+    """Raised when Flower differs from the release that ``dashboard/flower`` was written for."""
 
 
-def templates(flowers: Path) -> dict[str, str]:
-    """Return all templates by name; ``flowers`` is the folder of Flower's.
+def templates(folder: Path) -> dict[str, str]:
+    """Return all templates by name; ``folder`` has Flower's.
 
     Raises:
-        FlowerChangedError: a text that we replace is not there, or not once.
+        FlowerChangedError: a text to replace does not occur exactly once, or a name is taken.
     """
-    texts = _texts(flowers)
+    texts = _texts(folder)
     for splice in SPLICES:
         if texts.get(splice.template, "").count(splice.text) != 1:
             raise FlowerChangedError(
@@ -57,10 +60,11 @@ def templates(flowers: Path) -> dict[str, str]:
                 f"replaces:\n{splice.text}"
             )
         texts[splice.template] = texts[splice.template].replace(splice.text, splice.replacement)
-    ours = _texts(OURS)
-    if clash := texts.keys() & ours.keys():
-        raise FlowerChangedError(f"Flower has templates named as ours: {', '.join(sorted(clash))}")
-    return texts | ours
+    added = _texts(TEMPLATES)
+    if clash := texts.keys() & added.keys():
+        names = ", ".join(sorted(clash))
+        raise FlowerChangedError(f"Flower has templates with names of the dashboard's: {names}")
+    return texts | added
 
 
 def _texts(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Flower with the dashboard, as a part of the system under test, and people who use it."""
+"""Flower with the dashboard, as a part of the system under test, and its users."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from .nodes import HOST, ProcessContainer, free_port, python
 from .system import environment
 from .waiting import TIMEOUT, eventually
 
-#: Who may act, and who may only look.
+#: Accounts: user and password.
 OPERATOR = ("ann", "ann's: pässword")
 READER = ("bob", "bob's password")
 
@@ -37,7 +37,7 @@ class FlowerContainer(ProcessContainer):
         self._environment[name] = value
 
     def is_ready(self) -> bool:
-        """It answers."""
+        """Return whether it answers."""
         try:
             return requests.get(f"{self.url}/healthcheck", timeout=TIMEOUT).ok
         except requests.ConnectionError:
@@ -45,7 +45,7 @@ class FlowerContainer(ProcessContainer):
 
 
 class Visitor:
-    """Somebody with a browser at Flower; anonymous without an account."""
+    """A user of Flower; anonymous without an account."""
 
     def __init__(self, flower: FlowerContainer, account: tuple[str, str] | None) -> None:
         self.url = flower.url
@@ -61,18 +61,18 @@ class Visitor:
         return self.session.get(self.url + path, **options)
 
     def page(self, path: str) -> str:
-        """Return a page that must be there."""
+        """Return the text of a page, which must exist."""
         answer = self.get(path)
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
         return answer.text
 
     def post(self, path: str, **options: Any) -> requests.Response:
-        """Send something without the token of a form."""
+        """Send a POST without the token of a form."""
         options = {"timeout": TIMEOUT, "allow_redirects": False, **options}
         return self.session.post(self.url + path, **options)
 
     def submit(self, path: str, to: str | None = None, **fields: Any) -> requests.Response:
-        """Fill in the form of a page, and send it as a browser would."""
+        """Submit the form of a page as a browser would."""
         page = self.page(path)
         hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page))
         headers = {"Origin": self.url, "Sec-Fetch-Site": "same-origin"}
@@ -98,6 +98,6 @@ def token_of(page: str) -> str:
     return found[1]
 
 
-def path_of(answer: requests.Response) -> str:
-    """Return where an answer leads."""
-    return urlsplit(answer.headers["Location"]).path
+def path_of(response: requests.Response) -> str:
+    """Return the path that a response redirects to."""
+    return urlsplit(response.headers["Location"]).path

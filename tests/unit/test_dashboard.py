@@ -1,27 +1,36 @@
-"""What the dashboard's pages say, without a browser and without Flower."""
+"""What the dashboard's pages show, without a browser and without a running Flower."""
 
 import base64
 import time
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, create_signed_value
 
-from dashboard.event import payload_of, remembered
-from dashboard.guard import Guard, Person, from_basic
-from dashboard.retry import prospect, task_after
-from dashboard.task import TaskId, desk_of, event_of_arguments, is_of, parse_task_id, task_of
+from dashboard.flower.auth import Guard, User, from_basic
+from dashboard.flower.task_page import (
+    actions_for,
+    has_task,
+    identify,
+    key_of_arguments,
+    may_change,
+)
+from dashboard.formatting import ago, duration
+from dashboard.pages.event_detail import payload_of, recent_tasks
+from dashboard.pages.retry import preview
 from dashboard.timeline import generations, timeline
-from dashboard.words import ago, duration
 from tasks.claims import Call, Delivery, Outcome, Status
 from tasks.claims.audit import make_record
 from tasks.clock import from_rfc3339
 from tasks.errors import FieldError
+from tasks.routing import TaskId, parse_task_id
+from tasks.sinks import SINKS
 from tests.support.samples import EVENT_ID, RECEIVED_AT, TIME, delivered, failed, make_claim
 
-# ── Who is there ──────────────────────────────────────────────────────────────────────────────
+# ── Users ─────────────────────────────────────────────────────────────────────────────────────
 
 OPERATORS = ["ann:pw:with:colons", "ünal:pässword"]
 READERS = ["bob:pw"]
@@ -32,11 +41,11 @@ def basic(account, scheme="Basic"):
 
 
 @pytest.mark.parametrize(
-    ("header", "person"),
+    ("header", "user"),
     [
-        (basic("ann:pw:with:colons"), Person("ann", may_act=True)),
-        (basic("ünal:pässword"), Person("ünal", may_act=True)),
-        (basic("bob:pw", "basic"), Person("bob", may_act=False)),
+        (basic("ann:pw:with:colons"), User("ann", is_operator=True)),
+        (basic("ünal:pässword"), User("ünal", is_operator=True)),
+        (basic("bob:pw", "basic"), User("bob", is_operator=False)),
         (basic("ann:pw"), None),
         (basic("ann"), None),
         (basic(""), None),
@@ -47,19 +56,19 @@ def basic(account, scheme="Basic"):
         ("", None),
     ],
 )
-def test_an_account_is_known_by_name_and_password(header, person):
-    assert from_basic(header, OPERATORS, READERS) == person
+def test_from_basic_finds_the_account_by_name_and_password(header, user):
+    assert from_basic(header, OPERATORS, READERS) == user
 
 
-def test_without_accounts_nobody_is_known():
+def test_from_basic_finds_no_user_without_accounts():
     assert from_basic(basic(""), [], []) is None
 
 
-# ── Which task is whose ───────────────────────────────────────────────────────────────────────
+# ── Task ids ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("task_id", "told"),
+    ("task_id", "parsed"),
     [
         (f"{EVENT_ID}.crm.1", TaskId(EVENT_ID, "crm", "1")),
         (f"{EVENT_ID}@june.crm.12", TaskId(f"{EVENT_ID}@june", "crm", "12")),
@@ -73,8 +82,8 @@ def test_without_accounts_nobody_is_known():
         ("", None),
     ],
 )
-def test_a_task_id_tells_its_event(task_id, told):
-    assert parse_task_id(task_id) == told
+def test_parse_task_id_finds_the_event(task_id, parsed):
+    assert parse_task_id(task_id, SINKS) == parsed
 
 
 @pytest.mark.parametrize(
@@ -92,20 +101,20 @@ def test_a_task_id_tells_its_event(task_id, told):
         ("", None),
     ],
 )
-def test_of_arguments_nothing_but_the_id_is_read(arguments, key):
-    assert event_of_arguments(arguments) == key
+def test_key_of_arguments_reads_nothing_but_the_id(arguments, key):
+    assert key_of_arguments(arguments) == key
 
 
-def test_a_delivery_started_by_hand_is_told_by_its_name_and_argument():
-    assert task_of("deliver.crm", "a-uuid", "('an-id',)") == TaskId("an-id", "crm", "")
-    assert task_of("settle", "a-uuid", "('an-id',)") == TaskId("an-id", "settle", "")
-    assert task_of("another", "a-uuid", "('an-id',)") is None
-    assert task_of("deliver.crm", "a-uuid", "(…") is None
-    assert task_of(None, f"{EVENT_ID}.crm.1", None) == TaskId(EVENT_ID, "crm", "1")
+def test_identify_uses_the_arguments_of_a_task_with_a_random_id():
+    assert identify("deliver.crm", "a-uuid", "('an-id',)") == TaskId("an-id", "crm", "")
+    assert identify("settle", "a-uuid", "('an-id',)") == TaskId("an-id", "settle", "")
+    assert identify("another", "a-uuid", "('an-id',)") is None
+    assert identify("deliver.crm", "a-uuid", "(…") is None
+    assert identify(None, f"{EVENT_ID}.crm.1", None) == TaskId(EVENT_ID, "crm", "1")
 
 
 @pytest.mark.parametrize(
-    ("end", "part", "is_its_own"),
+    ("end", "part", "belongs"),
     [
         ("1", "crm", True),
         ("2", "crm", True),
@@ -117,16 +126,16 @@ def test_a_delivery_started_by_hand_is_told_by_its_name_and_argument():
         ("0a1b2c3d", "crm", False),
     ],
 )
-def test_an_event_has_the_tasks_of_its_dispatches(end, part, is_its_own):
+def test_an_event_has_the_tasks_of_its_dispatches(end, part, belongs):
     claim = make_claim(generation=2)
-    assert is_of(TaskId(EVENT_ID, part, end), claim) is is_its_own
+    assert has_task(claim, TaskId(EVENT_ID, part, end)) is belongs
 
 
 def test_an_event_has_no_task_for_a_sink_it_does_not_go_to():
-    assert not is_of(TaskId(EVENT_ID, "crm", "1"), make_claim(deliveries={}))
+    assert not has_task(make_claim(deliveries={}), TaskId(EVENT_ID, "crm", "1"))
 
 
-# ── What is offered on a task's page ──────────────────────────────────────────────────────────
+# ── Actions on the page of a task ─────────────────────────────────────────────────────────────
 
 SETTLED = make_claim(
     status=Status.PARTIAL_FAILURE,
@@ -138,19 +147,19 @@ CRM = TaskId(EVENT_ID, "crm", "1")
 
 
 @pytest.mark.parametrize("state", ["FAILURE", "REVOKED", None])
-def test_retry_is_offered_where_a_delivery_is_over_and_lacking(state):
-    assert desk_of(CRM, state, SETTLED, may_act=True).retry
-    assert desk_of(CRM, state, None, may_act=True).retry  # DynamoDB is away: it will be asked then
-    assert not desk_of(CRM, state, SETTLED, may_act=False).retry
-    assert not desk_of(CRM, state, make_claim(), may_act=True).retry  # under way
-    assert not desk_of(CRM._replace(part="analytics"), state, SETTLED, may_act=True).retry
-    assert not desk_of(CRM._replace(part="settle"), state, SETTLED, may_act=True).retry
-    assert not desk_of(None, state, None, may_act=True).retry
+def test_retry_is_offered_after_a_delivery_that_failed(state):
+    assert actions_for(CRM, state, SETTLED, is_operator=True).retry
+    assert actions_for(CRM, state, None, is_operator=True).retry  # without DynamoDB
+    assert not actions_for(CRM, state, SETTLED, is_operator=False).retry
+    assert not actions_for(CRM, state, make_claim(), is_operator=True).retry  # in progress
+    assert not actions_for(CRM._replace(part="analytics"), state, SETTLED, is_operator=True).retry
+    assert not actions_for(CRM._replace(part="settle"), state, SETTLED, is_operator=True).retry
+    assert not actions_for(None, state, None, is_operator=True).retry
 
 
 @pytest.mark.parametrize("state", ["SUCCESS", "STARTED", "RECEIVED", "RETRY", "PENDING"])
-def test_retry_is_not_offered_before(state):
-    assert not desk_of(CRM, state, SETTLED, may_act=True).retry
+def test_retry_is_not_offered_in_other_states(state):
+    assert not actions_for(CRM, state, SETTLED, is_operator=True).retry
 
 
 @pytest.mark.parametrize(
@@ -163,38 +172,66 @@ def test_retry_is_not_offered_before(state):
         (None, None),
     ],
 )
-def test_what_runs_can_be_stopped_unless_that_does_harm(state, button):
-    for told in (CRM, None):
-        desk = desk_of(told, state, None, may_act=True)
-        assert (desk.stop, desk.why_not) == (button, None)
-        assert desk_of(told, state, None, may_act=False).stop is None
+def test_running_tasks_can_be_stopped_where_that_is_safe(state, button):
+    for task in (CRM, None):
+        actions = actions_for(task, state, None, is_operator=True)
+        assert (actions.stop, actions.no_stop_reason) == (button, None)
+        assert actions_for(task, state, None, is_operator=False).stop is None
     for part in ("settle", "process"):
-        desk = desk_of(TaskId(EVENT_ID, part, "1"), state, None, may_act=True)
-        assert desk.stop is None
-        assert bool(desk.why_not) is bool(button)
+        actions = actions_for(TaskId(EVENT_ID, part, "1"), state, None, is_operator=True)
+        assert actions.stop is None
+        assert bool(actions.no_stop_reason) is bool(button)
 
 
-# ── What a retry would do ─────────────────────────────────────────────────────────────────────
+THEN = from_rfc3339(RECEIVED_AT)
+SETTLED_THEN = replace(SETTLED, processed_at=RECEIVED_AT)
 
 
-def test_a_retry_is_for_the_sinks_that_lack_the_event():
-    assert prospect(SETTLED, None).sinks == ("crm",)
-    assert prospect(SETTLED, "crm").sinks == ("crm",)
+@pytest.mark.parametrize(
+    ("state", "claim", "seconds", "follows"),
+    [
+        (None, make_claim(), 3_600, True),  # in progress
+        ("SUCCESS", make_claim(), 0, True),  # about to settle
+        (None, SETTLED_THEN, 59, True),  # Flower hears of it later
+        ("STARTED", SETTLED_THEN, 59, True),
+        (None, SETTLED_THEN, 60, False),  # Flower has forgotten it, or will never hear of it
+        ("SUCCESS", SETTLED_THEN, 0, False),
+        (None, SETTLED, 0, False),  # it does not say when
+    ],
+)
+def test_a_page_refreshes_while_its_task_may_change(state, claim, seconds, follows):
+    assert may_change(state, claim, THEN + timedelta(seconds=seconds)) is follows
+
+
+def test_a_delivery_in_progress_does_not_show_its_last_outcome():
+    in_progress = replace(SETTLED, status=Status.PROCESSING, targets=["crm"])
+    assert actions_for(CRM, None, in_progress, is_operator=True).in_progress
+    assert not actions_for(CRM, None, SETTLED, is_operator=True).in_progress
+    analytics = CRM._replace(part="analytics")
+    assert not actions_for(analytics, None, in_progress, is_operator=True).in_progress
+
+
+# ── Preview of a retry ────────────────────────────────────────────────────────────────────────
+
+
+def test_preview_has_the_sinks_that_lack_the_event():
+    assert preview(SETTLED, None).sinks == ("crm",)
+    assert preview(SETTLED, "crm").sinks == ("crm",)
     both = make_claim(status=Status.FAILED, deliveries={"analytics": failed(), "crm": failed()})
-    assert prospect(both, None).sinks == ("analytics", "crm")
-    assert prospect(both, "crm").sinks == ("crm",)
+    assert preview(both, None).sinks == ("analytics", "crm")
+    assert preview(both, "crm").sinks == ("crm",)
 
 
-def test_a_retry_of_an_invalid_event_is_for_all_of_it():
-    ahead = prospect(make_claim(status=Status.FAILED, deliveries={}, event_type=None), None)
+def test_preview_of_an_invalid_event_has_no_sinks():
+    ahead = preview(make_claim(status=Status.FAILED, deliveries={}, event_type=None), None)
     assert ahead.possible
     assert ahead.sinks == ()
 
 
 @pytest.mark.parametrize(
-    ("claim", "sink", "why"),
+    ("claim", "sink", "remark"),
     [
-        (make_claim(), "crm", "being worked on"),
+        (make_claim(), "crm", "in progress"),
         (SETTLED, "analytics", "analytics has the event"),
         (SETTLED, "fax", "does not go to fax"),
         (make_claim(status=Status.COMPLETED, deliveries={"crm": delivered()}), None, "Every sink"),
@@ -202,17 +239,13 @@ def test_a_retry_of_an_invalid_event_is_for_all_of_it():
         (make_claim(status=Status.FAILED, deliveries={"gone": failed()}), None, "Every sink"),
     ],
 )
-def test_where_there_is_nothing_to_retry_it_is_said_why(claim, sink, why):
-    ahead = prospect(claim, sink)
+def test_preview_explains_why_no_retry_is_possible(claim, sink, remark):
+    ahead = preview(claim, sink)
     assert not ahead.possible
-    assert why in ahead.remarks[0]
+    assert remark in ahead.remark
 
 
-def test_the_task_of_a_retry_is_that_of_the_present_dispatch():
-    assert task_after(make_claim(generation=3), "crm") == f"{EVENT_ID}.crm.3"
-
-
-# ── The life of an event ──────────────────────────────────────────────────────────────────────
+# ── Timeline ──────────────────────────────────────────────────────────────────────────────────
 
 
 def record(claim, previous=(0, None), at="2026-01-31T12:00:30.000Z", **more):
@@ -229,26 +262,26 @@ def record(claim, previous=(0, None), at="2026-01-31T12:00:30.000Z", **more):
     )
 
 
-def told(claim):
-    return [(entry.at, entry.what, entry.tone, entry.details) for entry in timeline(claim)]
+def entries_of(claim):
+    return [(entry.at, entry.text, entry.tone, entry.details) for entry in timeline(claim)]
 
 
-def test_of_an_event_under_way_it_is_told_who_takes_over_when():
+def test_timeline_of_an_event_in_progress_ends_with_the_takeover():
     claim = make_claim(dispatched_at=1_769_860_801, due_at=1_769_861_401)
-    assert told(claim) == [
-        (TIME, "happened, as its source says", "plain", ()),
+    assert entries_of(claim) == [
+        (TIME, "occurred, according to its source", "plain", ()),
         (RECEIVED_AT, "received: created", "plain", ("for analytics, compliance, crm",)),
-        ("2026-01-31T12:00:01.000Z", "on its way to analytics, crm, compliance", "wait", ()),
+        ("2026-01-31T12:00:01.000Z", "being delivered to analytics, crm, compliance", "wait", ()),
         (
             "2026-01-31T12:10:01.000Z",
-            "a sweep takes over, if it has not settled by then",
+            "a sweep takes over if it has not settled by then",
             "plain",
             (),
         ),
     ]
 
 
-def test_a_retry_is_told_with_its_actor_and_what_it_changed():
+def test_timeline_shows_the_actor_and_the_effect_of_a_retry():
     first = record(SETTLED)
     now_delivered = {**SETTLED.deliveries, "crm": failed().merge(delivered(at="2026-02-01"))}
     done = make_claim(status=Status.COMPLETED, deliveries=now_delivered)
@@ -260,7 +293,7 @@ def test_a_retry_is_told_with_its_actor_and_what_it_changed():
         due_at=None,
         event_time=None,
     )
-    assert told(done)[1:] == [
+    assert entries_of(done)[1:] == [
         (
             "2026-01-31T12:00:30.000Z",
             "settled: partial failure",
@@ -271,7 +304,7 @@ def test_a_retry_is_told_with_its_actor_and_what_it_changed():
                 "crm: 500 Internal Server Error, 5 attempts",
             ),
         ),
-        (None, "sent again, as ann asked", "plain", ()),
+        (None, "delivered again, requested by ann", "plain", ()),
         (
             "2026-02-01T00:00:00.000Z",
             "settled: completed",
@@ -281,15 +314,15 @@ def test_a_retry_is_told_with_its_actor_and_what_it_changed():
     ]
 
 
-def test_each_call_is_told_before_what_it_led_to():
+def test_timeline_shows_each_call_before_its_result():
     refused = Call(1_769_860_829_000, 12, 503, "503 Service Unavailable")
-    unheard = Call(1_769_860_829_500, 1000, 0, "no answer within 1 s")
-    taken = Call(1_769_860_830_500, 7, 201)  # half a second after the event had settled
-    crm = Delivery(outcome=Outcome.DELIVERED, at="2026-01-31T12:00:31Z", calls=(unheard, taken))
+    silent = Call(1_769_860_829_500, 1000, 0, "no answer within 1 s")
+    accepted = Call(1_769_860_830_500, 7, 201)  # half a second after the event had settled
+    crm = Delivery(outcome=Outcome.DELIVERED, at="2026-01-31T12:00:31Z", calls=(silent, accepted))
     analytics = Delivery(outcome=Outcome.FAILED, at=TIME, calls=(refused,))
     claim = replace(SETTLED, deliveries={"crm": crm, "analytics": analytics})
-    entries = told(replace(claim, audit=[record(claim)]))
-    assert [(what, tone) for _, what, tone, _ in entries[2:]] == [
+    entries = entries_of(replace(claim, audit=[record(claim)]))
+    assert [(text, tone) for _, text, tone, _ in entries[2:]] == [
         ("analytics: 503 Service Unavailable, 12 ms", "bad"),
         ("crm: no answer within 1 s, 1000 ms", "bad"),
         ("settled: partial failure", "bad"),
@@ -298,7 +331,7 @@ def test_each_call_is_told_before_what_it_led_to():
     assert entries[2][0] == "2026-01-31T12:00:29.000Z"
 
 
-def test_an_invalid_event_tells_its_reasons():
+def test_timeline_of_an_invalid_event_has_the_reasons():
     claim = make_claim(status=Status.FAILED, deliveries={}, event_type=None, due_at=None)
     errors = [FieldError("detail.channel", "Must be one of: voice.")]
     claim = make_claim(
@@ -309,34 +342,34 @@ def test_an_invalid_event_tells_its_reasons():
         event_time="yesterday",
         audit=[record(claim, errors=errors)],
     )
-    entries = told(claim)
-    assert [what for _, what, _, _ in entries] == [
-        "received: an event that is not valid",
+    entries = entries_of(claim)
+    assert [text for _, text, _, _ in entries] == [
+        "received: an invalid event",
         "settled: failed",
     ]
     assert entries[1][3] == ("detail.channel: Must be one of: voice.",)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "what"),
+    ("outcome", "text"),
     [
-        (Outcome.PARKED, "waits until crm has recovered"),
-        (Outcome.FAILED, "is tried again by itself: crm"),
+        (Outcome.PARKED, "parked until crm recovers"),
+        (Outcome.FAILED, "next automatic retry: crm"),
     ],
 )
-def test_what_comes_next_is_told(outcome, what):
+def test_timeline_ends_with_what_comes_next(outcome, text):
     crm = Delivery(outcome=outcome, transient=True, at="2026-01-31T12:00:30.000Z")
     claim = make_claim(status=Status.FAILED, deliveries={"crm": crm})
-    assert timeline(claim)[-1].what == what
+    assert timeline(claim)[-1].text == text
     over = make_claim(status=Status.FAILED, deliveries={"crm": failed()}, due_at=None)
-    assert timeline(over)[-1].what.startswith("received")
+    assert timeline(over)[-1].text.startswith("received")
 
 
-def test_attempts_are_told_by_dispatch():
+def test_generations_sorts_attempts_by_dispatch():
     assert generations(Delivery(tries={"10": 1, "2": 3, "1": 5})) == [(1, 5), (2, 3), (10, 1)]
 
 
-def test_flowers_memory_is_asked_for_what_the_ids_must_be():
+def test_recent_tasks_are_looked_up_by_their_ids():
     def task(task_id, **more):
         fields = {"started": 2.0, "failed": None, "revoked": None, "runtime": None, "retries": None}
         return SimpleNamespace(uuid=task_id, state="SUCCESS", worker=None, **(fields | more))
@@ -346,24 +379,24 @@ def test_flowers_memory_is_asked_for_what_the_ids_must_be():
         f"{EVENT_ID}.settle.2": task(f"{EVENT_ID}.settle.2", runtime=0.25, retries=1),
         f"{EVENT_ID}.crm.3": task(f"{EVENT_ID}.crm.3"),
     }
-    found = list(remembered(known, make_claim(generation=2)))
+    found = list(recent_tasks(known, make_claim(generation=2)))
     assert [(task.part, task.seconds, task.retries) for task in found] == [
         ("crm", 1.5, 0),
         ("settle", 0.25, 1),
     ]
-    assert list(remembered({}, make_claim(generation=10**9))) == []
+    assert list(recent_tasks({}, make_claim(generation=10**9))) == []
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff", b"no json"])
-def test_a_payload_that_is_no_envelope_can_be_looked_at(payload):
+def test_payload_of_shows_what_is_no_envelope(payload):
     assert payload_of(make_claim(payload=payload))
 
 
-# ── Words ─────────────────────────────────────────────────────────────────────────────────────
+# ── Formatting ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (0, "0 ms"),
         (-5, "0 ms"),
@@ -375,11 +408,11 @@ def test_a_payload_that_is_no_envelope_can_be_looked_at(payload):
         (200_000, "2 days"),
     ],
 )
-def test_a_duration_has_one_unit(seconds, words):
-    assert duration(seconds) == words
+def test_duration_has_one_unit(seconds, text):
+    assert duration(seconds) == text
 
 
-def test_a_time_is_told_from_now():
+def test_ago_is_relative_to_now():
     moment = from_rfc3339("2026-01-31T12:00:00.000Z")
     assert ago("2026-01-31T11:57:00.000Z", moment) == "3 minutes ago"
     assert ago("2026-01-31T12:00:30.000Z", moment) == "in 30 seconds"
@@ -390,7 +423,7 @@ def test_a_time_is_told_from_now():
 
 
 @pytest.mark.parametrize(("hours", "name"), [(11.9, "ann@example.com"), (12.1, None)])
-def test_a_login_by_oauth_lasts_twelve_hours(hours, name):
+def test_a_login_by_oauth_expires_after_twelve_hours(hours, name):
     signed = create_signed_value(
         "secret", "user", "ann@example.com", clock=lambda: time.time() - hours * 3_600
     )
@@ -402,5 +435,5 @@ def test_a_login_by_oauth_lasts_twelve_hours(hours, name):
         headers=HTTPHeaders({"Host": "flower", "Cookie": f"user={signed.decode()}"}),
         connection=SimpleNamespace(set_close_callback=lambda _: None),
     )
-    person = Guard(application, request).get_current_user()
-    assert (person and person.name) == name
+    user = Guard(application, request).get_current_user()
+    assert (user and user.name) == name

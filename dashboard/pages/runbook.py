@@ -1,7 +1,7 @@
 """The runbook, ``docs/runbook.md``, as a page.
 
-It keeps to headings, paragraphs, lists and indented code, with ``code`` and links inside; so a
-library for all of Markdown would be more than is needed.
+It uses only headings, paragraphs, lists and indented code, with ``code`` and links inside, so it
+needs no library for all of Markdown.
 """
 
 import re
@@ -10,15 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from dashboard.page import Page
+from dashboard.pages.base import Page
 
-RUNBOOK = Path(__file__).parents[1] / "docs" / "runbook.md"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 
 _INLINE = re.compile(r"`([^`]+)`|\[([^]]+)\]\(([^)]+)\)")
 
 
-class Piece(NamedTuple):
-    """A piece of a line."""
+class Inline(NamedTuple):
+    """A part of a line."""
 
     text: str
     kind: Literal["text", "code", "link"] = "text"
@@ -26,19 +26,19 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A part of a page: its lines, or items; a heading has the name that links to it lead to."""
+    """A heading, paragraph, list or code: its lines or items, and the anchor of a heading."""
 
     kind: Literal["h1", "h2", "p", "ul", "pre"]
     lines: list[str]
-    name: str = ""
+    anchor: str = ""
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Take a text apart."""
+    """Split a text into blocks."""
     for part in re.split(r"\n{2,}", text.strip("\n")):
         if heading := re.fullmatch(r"(##?) (.+)", part):
-            name = re.sub(r"[^\w]+", "-", heading[2].lower()).strip("-")
-            yield Block("h1" if heading[1] == "#" else "h2", [heading[2]], name)
+            anchor = re.sub(r"[^\w]+", "-", heading[2].lower()).strip("-")
+            yield Block("h1" if heading[1] == "#" else "h2", [heading[2]], anchor)
         elif part.startswith("    "):
             yield Block("pre", [line.removeprefix("    ") for line in part.split("\n")])
         elif part.startswith("- "):
@@ -48,14 +48,14 @@ def blocks(text: str) -> Iterator[Block]:
             yield Block("p", [" ".join(part.split())])
 
 
-def pieces(line: str) -> Iterator[Piece]:
-    """Take a line apart."""
+def inlines(line: str) -> Iterator[Inline]:
+    """Split a line into text, code and links."""
     end = 0
     for found in _INLINE.finditer(line):
-        yield Piece(line[end : found.start()])
-        yield Piece(found[1], "code") if found[1] else Piece(found[2], "link", found[3])
+        yield Inline(line[end : found.start()])
+        yield Inline(found[1], "code") if found[1] else Inline(found[2], "link", found[3])
         end = found.end()
-    yield Piece(line[end:])
+    yield Inline(line[end:])
 
 
 @cache
@@ -69,4 +69,4 @@ class RunbookPage(Page):
 
     async def get(self) -> None:
         """Show it."""
-        self.render("runbook.html", blocks=runbook(), pieces=pieces)
+        self.render("runbook.html", blocks=runbook(), inlines=inlines)

@@ -1,5 +1,5 @@
-// Brings what is marked with data-refresh (seconds) up to date, as long as somebody looks; and
-// sends each form once, however often its button is clicked.
+// Refreshes the elements marked with data-refresh (seconds) while the page is visible, and submits
+// each form only once, however often its button is clicked.
 (function () {
   "use strict";
 
@@ -13,11 +13,11 @@
   });
 
   window.addEventListener("pageshow", function () {
-    sent = new WeakSet(); // somebody came back to the page
+    sent = new WeakSet(); // the user came back to the page
   });
 
   document.addEventListener("change", function (event) {
-    const name = event.target.dataset.check; // the box that checks all of this name
+    const name = event.target.dataset.check; // this box checks all boxes of that name
     if (name) {
       event.target.form.querySelectorAll("input[name=" + name + "]").forEach(function (box) {
         box.checked = event.target.checked;
@@ -31,6 +31,9 @@
   }
 
   function replace(old, fresh) {
+    if (old.isEqualNode(fresh)) {
+      return; // the user may be about to click on it
+    }
     old.querySelectorAll("details[open][id]").forEach(function (details) {
       const same = fresh.querySelector("#" + CSS.escape(details.id));
       if (same) {
@@ -47,10 +50,10 @@
   async function refresh() {
     if (!document.hidden) {
       try {
-        // Not location.href: it may hold the password, with which fetch refuses it.
+        // Not location.href: fetch refuses a URL with a password.
         const answer = await fetch(location.origin + location.pathname + location.search);
         if (answer.redirected) {
-          location.assign(answer.url); // there is another page to show now
+          location.assign(answer.url); // there is another page to show
           return;
         }
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -61,11 +64,11 @@
           return;
         }
         if (answer.ok) {
-          marked.forEach((old, place) => replace(old, found[place]));
+          marked.forEach((old, index) => replace(old, found[index]));
         }
-        document.body.classList.toggle("desk-stale", !answer.ok);
+        document.body.classList.toggle("dash-stale", !answer.ok);
       } catch (error) {
-        document.body.classList.add("desk-stale");
+        document.body.classList.add("dash-stale");
       }
     }
     next();

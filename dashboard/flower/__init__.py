@@ -1,0 +1,1 @@
+"""The parts of the dashboard that know Flower's internals."""
