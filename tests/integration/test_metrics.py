@@ -1,6 +1,7 @@
 """Metrics: counted over all processes, and kept while Redis is away."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedded.sinks import SampleSinks
-from tasks.counters import Counters, minutes, totals
+from tasks.counters import FLUSH_INTERVAL, Counters, minutes, totals
 from tests.support.dashboard import FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import RedisContainer, running
@@ -49,10 +50,23 @@ def stats(system: System) -> Any:
     return json.loads(system.celery("stats", "--json").stdout)
 
 
+def totals_at_rest(system: System) -> dict[str, int]:
+    """The counts, once no process has any left to flush of an earlier test."""
+    counts = [totals(system.broker.client)]
+
+    def unchanged() -> bool:
+        time.sleep(2 * FLUSH_INTERVAL)
+        counts.append(totals(system.broker.client))
+        return counts[-1] == counts[-2]
+
+    eventually(unchanged, what="nothing is counted")
+    return counts[-1]
+
+
 @pytest.fixture
 def before(system: System) -> dict[str, int]:
     """What had been counted before the test."""
-    return totals(system.broker.client)
+    return totals_at_rest(system)
 
 
 def test_an_event_is_counted_on_its_way(
@@ -122,6 +136,7 @@ def from_ingest(system: System) -> Samples:
 def test_prometheus_exposes_what_was_counted(
     system: System, shared_flower: FlowerContainer, sinks: SampleSinks
 ) -> None:
+    totals_at_rest(system)
     before = from_ingest(system)
     sinks.behave("crm", "status", status=400)
     events = [envelope() for _ in range(3)]
