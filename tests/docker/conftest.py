@@ -18,27 +18,20 @@ from tests.integration.conftest import (  # noqa: F401 - fixtures, made here fro
     celery_worker_cluster,
 )
 from tests.support.envelopes import SINKS
+from tests.support.short_settings import FREQUENT_SWEEPS, for_every_sink
 
 from .project import Project, compose
 from .system import ContainerSystem, PublishedSinks
 
-#: Short tries, a short lease and a short visibility timeout: what is lost comes back soon.
-SETTINGS = {
-    "SWEEP_INTERVAL_SECONDS": "1",
-    "CLAIM_LEASE_SECONDS": "15",
-    "VISIBILITY_TIMEOUT_SECONDS": "5",
-    **{
-        f"{sink.upper()}_{name}": value
-        for sink in SINKS
-        for name, value in {
-            "MAX_TRIES": "3",
-            "BACKOFF_CAP_SECONDS": "1",
-            "RETRY_AFTER_CAP_SECONDS": "1",
-            "CONNECT_TIMEOUT_SECONDS": "1",
-            "READ_TIMEOUT_SECONDS": "3",
-        }.items()
-    },
-}
+#: Short leases and visibility timeouts, as containers allow them: lost work is recovered soon.
+SETTINGS = FREQUENT_SWEEPS | for_every_sink(
+    MAX_TRIES="3",
+    BACKOFF_CAP_SECONDS="1",
+    RETRY_AFTER_CAP_SECONDS="1",
+    CONNECT_TIMEOUT_SECONDS="1",
+    READ_TIMEOUT_SECONDS="3",
+)
+SETTINGS |= {"CLAIM_LEASE_SECONDS": "15", "VISIBILITY_TIMEOUT_SECONDS": "5"}
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +68,9 @@ def shared_system(project: Project) -> Iterator[ContainerSystem]:
 
 @pytest.fixture
 def system(shared_system: ContainerSystem) -> Iterator[ContainerSystem]:
-    """The same, with whatever the test before has broken mended."""
+    """The same; what the test has broken is restored after it."""
     yield shared_system
-    shared_system.project.mend()
+    shared_system.project.restore()
     for name in SINKS:
         shared_system.sinks.behave(name)
 

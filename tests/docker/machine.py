@@ -25,7 +25,7 @@ class Machine:
         self._exit = ExitStack()
 
     def __enter__(self) -> "Machine":
-        """Make its network, and let what is shared take part in it."""
+        """Make its network, and connect to it what is shared."""
         with ExitStack() as stack:
             stack.callback(self._engine.close)
             label = f"{self._project.name}-{self.name}-{secrets.token_hex(4)}"
@@ -63,11 +63,11 @@ class Machine:
         return worker
 
     def cut_off(self, worker: WorkerPart) -> None:
-        """Take a worker from the network."""
+        """Disconnect a worker from the network."""
         self._network.disconnect(worker.container)
 
     def join(self, worker: WorkerPart) -> None:
-        """Bring it back."""
+        """Connect it again."""
         self._network.connect(worker.container)
 
     def _leave(self, container: Container) -> None:

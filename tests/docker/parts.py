@@ -1,4 +1,4 @@
-"""A container of the project, behind the members that pytest-celery's nodes want."""
+"""A container of the project, with the members that pytest-celery's nodes need."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from docker.models.containers import Container
 from tests.support.waiting import eventually
 
 #: Seconds that starting something may take which normally takes a few.
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 class Part:
@@ -37,7 +37,7 @@ class Part:
 
     @property
     def status(self) -> str:
-        """What the engine says."""
+        """Its status, as the engine has it."""
         self.container.reload()
         status: str = self.container.status
         return status
@@ -48,7 +48,7 @@ class Part:
         return {}
 
     def reload(self) -> None:
-        """Do nothing: what is told of it is never out of date."""
+        """Do nothing: ``status`` is never out of date."""
 
     def teardown(self) -> None:
         """Do nothing: the project removes it."""
@@ -59,7 +59,7 @@ class Part:
         return text
 
     def execute(self, *command: str) -> str:
-        """Run a command in it, which must succeed; give what it wrote."""
+        """Run a command in it, which must succeed; return its output."""
         code, output = self.container.exec_run(list(command))
         text: str = output.decode()
         assert code == 0, text
@@ -74,26 +74,26 @@ class Part:
 
     def ready(self) -> bool:
         """Wait until it can be used."""
-        eventually(self.is_ready, PATIENCE, what=f"{self.name} is ready")
+        eventually(self.is_ready, TIMEOUT, what=f"{self.name} is ready")
         return True
 
     def is_ready(self) -> bool:
-        """Tell whether it can be used now."""
+        """Whether it can be used now."""
         return self.status == "running" and self.ready_when in self.logs()[self._read :]
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
         """Send a signal to its main process; SIGKILL ends all that is in it."""
         self.container.kill(signal)
         if signal == "SIGKILL":
-            self.container.wait(timeout=PATIENCE)
+            self.container.wait(timeout=TIMEOUT)
 
     def stop(self) -> int:
-        """Ask it to end, as Compose does; give its exit code."""
+        """Ask it to end, as Compose does; return its exit code."""
         self.container.stop(timeout=60)
-        code: int = self.container.wait(timeout=PATIENCE)["StatusCode"]
+        code: int = self.container.wait(timeout=TIMEOUT)["StatusCode"]
         return code
 
-    def restart(self, timeout: float = PATIENCE) -> None:
+    def restart(self, timeout: float = TIMEOUT) -> None:
         """Stop and start it, and wait until it is ready."""
         if self.status == "running":
             self.stop()
@@ -139,5 +139,5 @@ class RedisPart(Part):
 
     @property
     def celeryconfig(self) -> Mapping[str, Any]:
-        """Where the tests' own app finds it."""
+        """The URLs for the app of the tests."""
         return {"url": self.url, "host_url": self.url, "vhost": "0"}

@@ -16,12 +16,12 @@ from docker.models.networks import Network
 from tests.support.nodes import HOST, ROOT, free_port
 from tests.support.waiting import eventually
 
-from .parts import PATIENCE
+from .parts import TIMEOUT
 
 #: Services that do their work and end.
 ONE_SHOTS = {"secrets", "provision"}
 
-#: What the stages of our Dockerfile are known by that no tag names.
+#: The label by which stages of the Dockerfile are found that no tag names.
 _LABEL = "org.opencontainers.image.title=cxone-event-processor"
 
 #: For the tests alone, the broker is published, too.
@@ -29,7 +29,7 @@ _OVERRIDE = 'services: {{redis: {{ports: ["127.0.0.1:{REDIS_PORT}:6379"]}}}}\n'
 
 
 def compose() -> list[str] | None:
-    """Find Compose: Docker's plugin, else the program of before."""
+    """Find Compose: Docker's plugin, else the standalone program."""
     plugin = ["docker", "compose"]
     with suppress(OSError, subprocess.CalledProcessError):
         subprocess.run([*plugin, "version"], check=True, capture_output=True)
@@ -79,7 +79,7 @@ class Project:
         self._exit.close()
 
     def run(self, *arguments: str) -> str:
-        """Run a command of Compose, which must succeed; give what it wrote."""
+        """Run a command of Compose, which must succeed; return its output."""
         done = subprocess.run(
             [*self._command, *arguments],
             cwd=ROOT,
@@ -108,7 +108,7 @@ class Project:
 
     def until_healthy(self) -> None:
         """Wait until every container is healthy, or has done what it was for."""
-        eventually(lambda: not self._unhealthy(), PATIENCE, what="all is healthy")
+        eventually(lambda: not self._unhealthy(), TIMEOUT, what="all is healthy")
 
     def _unhealthy(self) -> set[str]:
         states = {
@@ -122,7 +122,7 @@ class Project:
             and not (name in ONE_SHOTS and state["Status"] == "exited" and state["ExitCode"] == 0)
         }
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Start what a test has killed, and wait until all is healthy."""
         for container in self.containers():
             if container.labels["com.docker.compose.service"] not in ONE_SHOTS:
@@ -130,25 +130,25 @@ class Project:
         self.until_healthy()
 
     def cut_off(self, container: Container) -> None:
-        """Take a container from the network."""
+        """Disconnect a container from the network."""
         self._network().disconnect(container)
 
     def join(self, container: Container) -> None:
-        """Bring it back."""
+        """Connect it again."""
         self._network().connect(container)
 
     def image_size(self, name: str) -> int:
-        """Say how large an image is, in bytes."""
+        """The size of an image in bytes."""
         size: int = self._engine.images.get(name).attrs["Size"]
         return size
 
     def run_image(self, *command: str, **settings: str) -> tuple[int, str]:
-        """Run the image alone; give its exit code and what it wrote."""
+        """Run the image alone; return its exit code and output."""
         container = self._engine.containers.run(
             f"cxone-event-processor:{self.name}", list(command), environment=settings, detach=True
         )
         try:
-            code: int = container.wait(timeout=PATIENCE)["StatusCode"]
+            code: int = container.wait(timeout=TIMEOUT)["StatusCode"]
             return code, container.logs().decode()
         finally:
             container.remove(force=True)

@@ -1,4 +1,4 @@
-"""The system under test, in containers: what tests ask of it is what they ask of processes."""
+"""The system under test in containers, with the interface of the one made of processes."""
 
 from contextlib import ExitStack, closing
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.envelopes import Envelope
 from tests.support.system import Answer, IngestContainer, System, TaskEvents, aws
 from tests.support.waiting import eventually
 
-from .parts import PATIENCE, RedisPart, WorkerPart
+from .parts import TIMEOUT, RedisPart, WorkerPart
 from .project import Project
 
 
@@ -37,14 +37,14 @@ class PublishedSinks:
         self._url = project.url("SINKS_PORT")
 
     def behave(self, name: str, mode: str = "ok", **options: Any) -> None:
-        """Tell a service how to answer from now on."""
+        """Set how a service answers from now on."""
         url = f"{self._url}/{name}/behaviour"
-        requests.put(url, json={"mode": mode, **options}, timeout=PATIENCE).raise_for_status()
+        requests.put(url, json={"mode": mode, **options}, timeout=TIMEOUT).raise_for_status()
 
     def received(self, name: str, key: str | None = None) -> list[Received]:
         """What came to a service, oldest first; only with this Idempotency-Key if it is given."""
         parameters = {"key": key} if key else {}
-        answer = requests.get(f"{self._url}/{name}/received", parameters, timeout=PATIENCE)
+        answer = requests.get(f"{self._url}/{name}/received", parameters, timeout=TIMEOUT)
         return [Received(**request) for request in answer.json()]
 
 
@@ -52,7 +52,7 @@ class ContainerSystem(System):
     """What a project of Compose runs."""
 
     def __init__(self, project: Project) -> None:
-        """Look at a project that is up; ``with`` listens to its workers."""
+        """Wrap a project that is up; ``with`` receives its workers' events."""
         self.project = project
         self.sinks = PublishedSinks(project)
         self.aws_url = project.url("AWS_PORT")
@@ -73,17 +73,17 @@ class ContainerSystem(System):
         return self
 
     def accept(self, event: Envelope) -> str:
-        """Post an event as EventBridge does: again, where ingest says 503; give its dedup key."""
+        """Post an event as EventBridge does, again after 503; return its deduplication key."""
 
         def accepted() -> bool:
             answer = self.ingest.post(event)
             assert answer.status in (202, 503), answer
             return answer.status == 202
 
-        eventually(accepted, PATIENCE, what="ingest takes an event")
+        eventually(accepted, TIMEOUT, what="ingest takes an event")
         return str(event["id"])
 
-    def settled(self, key: str, seconds: float = PATIENCE) -> Claim:
+    def settled(self, key: str, seconds: float = TIMEOUT) -> Claim:
         """Wait until an event has a final status."""
         return super().settled(key, seconds)
 

@@ -11,7 +11,15 @@ from .conftest import SETTINGS
 from .project import ONE_SHOTS, Project
 from .system import ContainerSystem
 
-OURS = ("ingest", "worker", "worker-analytics", "worker-crm", "worker-compliance", "beat", "flower")
+SERVICES = (
+    "ingest",
+    "worker",
+    "worker-analytics",
+    "worker-crm",
+    "worker-compliance",
+    "beat",
+    "flower",
+)
 
 
 def test_the_samples_end_as_they_should(project: Project) -> None:
@@ -27,7 +35,7 @@ def test_every_container_is_contained(project: Project) -> None:
         assert container.attrs["Config"]["User"] not in ("", "root", "0"), container.name
 
 
-@pytest.mark.parametrize("service", OURS)
+@pytest.mark.parametrize("service", SERVICES)
 def test_nothing_is_written_but_to_tmp(system: ContainerSystem, service: str) -> None:
     part = system.part(service)
     assert part.execute("id", "-u").strip() == "10001"
@@ -45,7 +53,7 @@ def test_ports_are_published_on_loopback_alone(project: Project) -> None:
     assert published == {"127.0.0.1"}
 
 
-def test_secrets_are_made_and_shown_to_nobody(system: ContainerSystem, project: Project) -> None:
+def test_secrets_are_generated_and_never_shown(system: ContainerSystem, project: Project) -> None:
     key = system.ingest.api_key
     assert len(key) >= 32
     for container in project.containers():
@@ -54,7 +62,7 @@ def test_secrets_are_made_and_shown_to_nobody(system: ContainerSystem, project: 
     assert system.ingest.post(envelope(), x_api_key="a-guess").status == 401
 
 
-def test_flower_knows_the_workers_and_asks_who_is_there(
+def test_flower_lists_the_workers_and_requires_a_login(
     system: ContainerSystem, project: Project
 ) -> None:
     url = f"{project.url('FLOWER_PORT')}/api/workers"
@@ -71,7 +79,7 @@ def test_flower_knows_the_workers_and_asks_who_is_there(
     }
 
 
-def test_up_once_more_changes_nothing(system: ContainerSystem, project: Project) -> None:
+def test_up_again_changes_nothing(system: ContainerSystem, project: Project) -> None:
     def running() -> dict[str, str]:
         return {
             container.id: container.attrs["State"]["StartedAt"]
@@ -87,12 +95,12 @@ def test_up_once_more_changes_nothing(system: ContainerSystem, project: Project)
 
 
 def test_a_setting_reaches_every_process(system: ContainerSystem) -> None:
-    for service in OURS:
+    for service in SERVICES:
         lease = system.part(service).execute("printenv", "CLAIM_LEASE_SECONDS").strip()
         assert lease == SETTINGS["CLAIM_LEASE_SECONDS"]
 
 
-def test_a_process_that_cannot_start_says_why(project: Project) -> None:
+def test_a_process_that_cannot_start_reports_why(project: Project) -> None:
     code, output = project.run_image("worker", REDIS_URL="not a URL")
     assert code == 1
     assert "cannot start" in output
@@ -100,10 +108,12 @@ def test_a_process_that_cannot_start_says_why(project: Project) -> None:
     assert "CRM_ENDPOINT: missing" in output
 
 
-def test_every_role_hears_that_it_is_to_stop(system: ContainerSystem) -> None:
-    assert {service: system.part(service).stop() for service in OURS} == dict.fromkeys(OURS, 0)
+def test_every_role_stops_when_asked(system: ContainerSystem) -> None:
+    assert {service: system.part(service).stop() for service in SERVICES} == dict.fromkeys(
+        SERVICES, 0
+    )
 
 
 def test_the_image_adds_little_to_its_base(project: Project) -> None:
-    ours = project.image_size(f"cxone-event-processor:{project.name}")
-    assert ours - project.image_size("python:3.13-slim") < 100_000_000
+    size = project.image_size(f"cxone-event-processor:{project.name}")
+    assert size - project.image_size("python:3.13-slim") < 100_000_000

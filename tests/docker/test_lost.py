@@ -1,4 +1,4 @@
-"""Containers killed, cut off and restarted: what ingest said 202 to is finished all the same."""
+"""Containers killed, cut off and restarted: every accepted event is finished all the same."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +12,11 @@ from tests.integration.test_lost_workers import assert_finished, hang_in_crm
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.waiting import eventually
 
-from .parts import PATIENCE, WorkerPart
+from .parts import TIMEOUT, WorkerPart
 from .system import ContainerSystem, PublishedSinks
 
 
-def test_the_setup_is_one_that_pytest_celery_knows(celery_setup: CeleryTestSetup) -> None:
+def test_pytest_celery_accepts_the_setup(celery_setup: CeleryTestSetup) -> None:
     assert celery_setup.ready(docker=True)
     answers = celery_setup.app.control.ping([celery_setup.worker.hostname()], timeout=30, limit=1)
     assert answers == [{celery_setup.worker.hostname(): {"ok": "pong"}}]
@@ -27,10 +27,10 @@ def test_the_setup_is_one_that_pytest_celery_knows(celery_setup: CeleryTestSetup
 @pytest.mark.parametrize(
     "story",
     [
-        with_processes.test_a_worker_killed_in_the_middle_of_a_delivery,
-        with_processes.test_a_worker_asked_to_stop_finishes_what_it_delivers,
+        with_processes.test_a_worker_killed_during_a_delivery,
+        with_processes.test_a_stopping_worker_finishes_its_deliveries,
         with_processes.test_redis_killed_with_accepted_events_in_it,
-        with_processes.test_redis_killed_in_the_middle_of_a_delivery,
+        with_processes.test_redis_killed_during_a_delivery,
         with_processes.test_all_of_redis_lost,
     ],
     ids=lambda story: story.__name__.removeprefix("test_"),
@@ -54,7 +54,7 @@ def joined_again(system: ContainerSystem) -> Iterator[None]:
             system.project.join(container)
 
 
-def test_a_worker_cut_off_in_the_middle_of_a_delivery(
+def test_a_worker_cut_off_during_a_delivery(
     system: ContainerSystem, sinks: PublishedSinks, joined_again: None
 ) -> None:
     event, key = hang_in_crm(system, sinks)
@@ -64,7 +64,7 @@ def test_a_worker_cut_off_in_the_middle_of_a_delivery(
     others = [envelope() for _ in range(10)]
     for other in others:
         system.accept(other)
-    eventually(lambda: all(system.calls(other)["compliance"] for other in others), PATIENCE)
+    eventually(lambda: all(system.calls(other)["compliance"] for other in others), TIMEOUT)
     assert not any(system.calls(other)["crm"] for other in others)
     system.project.join(crm.container)
 

@@ -1,4 +1,4 @@
-"""Workers on another machine, which meets the first at Redis, the table and the sinks alone."""
+"""Workers on another machine, which shares only Redis, the table and the sinks with the first."""
 
 from collections.abc import Iterator
 
@@ -33,12 +33,12 @@ def finished(worker: WorkerPart) -> int:
     return worker.logs().count(" succeeded in ")
 
 
-def test_the_other_machine_reaches_nothing_but_what_is_shared(there: Machine) -> None:
+def test_the_other_machine_reaches_only_what_is_shared(there: Machine) -> None:
     worker = there.start_worker("-c", "2")
-    look = "import socket, sys; socket.gethostbyname(sys.argv[1])"
-    worker.execute("python", "-c", look, "redis")
+    lookup = "import socket, sys; socket.gethostbyname(sys.argv[1])"
+    worker.execute("python", "-c", lookup, "redis")
     for service in ("ingest", "worker", "flower"):
-        code, _ = worker.container.exec_run(["python", "-c", look, service])
+        code, _ = worker.container.exec_run(["python", "-c", lookup, service])
         assert code != 0, service
 
 

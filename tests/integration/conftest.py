@@ -1,11 +1,16 @@
-"""The system under test, made once and shared by every test that does not break it.
+"""The system under test: one that all modules share, unless a module has a system of its own.
 
-A module whose tests do break it overrides ``system``; pytest-celery's own fixtures
-(``celery_setup`` and what it stands on) follow, since they are made from it here.
+- ``shared_system``: default settings; no test may break it.
+- ``module_system``: the shared one. A module that needs other settings, or breaks the system,
+  overrides this fixture with a system from ``make_system``, or with ``retrying_system``.
+- ``system``: what tests ask for: the ``module_system``, with sinks that accept everything. A module
+  that has to repair its system between tests overrides this one as well.
+
+pytest-celery's own fixtures (``celery_setup`` and those it depends on) are made from ``system``.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,8 +36,11 @@ from tests.support.nodes import (
     Worker,
     running,
 )
+from tests.support.short_settings import SHORT_DELAYED_RETRIES
 from tests.support.system import IngestContainer, System, TaskEvents
 from tests.support.waiting import eventually
+
+MakeSystem = Callable[..., System]
 
 
 @pytest.fixture(scope="session")
@@ -77,57 +85,53 @@ def redis(shared_redis: RedisContainer) -> RedisContainer:
 
 @pytest.fixture(scope="session")
 def sample_sinks() -> Iterator[SampleSinks]:
-    """The downstream services."""
+    """The sinks, shared by all systems."""
     with SampleSinks() as sinks:
         yield sinks
 
 
 @pytest.fixture(scope="session")
-def shared_system(
+def make_system(
     aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
-    """A system that nobody breaks."""
-    folder = tmp_path_factory.mktemp("shared")
-    with System(folder, aws_url=aws_url, sinks=sample_sinks) as system:
-        yield system
+) -> MakeSystem:
+    """Describe a system with a name and with settings of its own; ``with`` starts it."""
 
+    def make(name: str, **options: Any) -> System:
+        folder = tmp_path_factory.mktemp(name)
+        return System(folder, aws_url=aws_url, sinks=sample_sinks, **options)
 
-#: The schedule comes round at once a few times, and then no more during a test. The breaker of
-#: analytics waits a second for a probe, that of the CRM for ever; that of compliance never opens.
-PATIENT = {
-    "SWEEP_INTERVAL_SECONDS": "1",
-    "REDRIVE_SCHEDULE_SECONDS": "1,1,1,1,1,1,3600",
-    "ANALYTICS_MAX_TRIES": "1",
-    "ANALYTICS_BREAKER_FAILURES": "2",
-    "ANALYTICS_BREAKER_SECONDS": "1",
-    "CRM_MAX_TRIES": "1",
-    "CRM_BREAKER_FAILURES": "3",
-    "CRM_BREAKER_SECONDS": "3600",
-    "COMPLIANCE_MAX_TRIES": "2",
-    "COMPLIANCE_BACKOFF_CAP_SECONDS": "1",
-    "COMPLIANCE_BREAKER_FAILURES": "1000",
-}
+    return make
 
 
 @pytest.fixture(scope="session")
-def patient_system(
-    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
-    """A system with beat, whose sinks are forgiven much."""
-    folder = tmp_path_factory.mktemp("patient")
-    with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **PATIENT) as system:
+def shared_system(make_system: MakeSystem) -> Iterator[System]:
+    """A system with default settings, which no test breaks."""
+    with make_system("shared") as system:
         yield system
 
 
-@pytest.fixture
-def system(shared_system: System) -> System:
-    """The system under test."""
+@pytest.fixture(scope="session")
+def retrying_system(make_system: MakeSystem) -> Iterator[System]:
+    """A system with beat and ``SHORT_DELAYED_RETRIES``, which several modules share."""
+    with make_system("retrying", beat=True, **SHORT_DELAYED_RETRIES) as system:
+        yield system
+
+
+@pytest.fixture(scope="module")
+def module_system(shared_system: System) -> System:
+    """The system of this module: the shared one, unless the module overrides this fixture."""
     return shared_system
 
 
 @pytest.fixture
+def system(module_system: System, sinks: SampleSinks) -> System:
+    """The system under test, whose sinks accept everything at the test's start."""
+    return module_system
+
+
+@pytest.fixture
 def sinks(sample_sinks: SampleSinks) -> Iterator[SampleSinks]:
-    """The downstream services, which take everything at the test's start."""
+    """The sinks, which accept everything at the test's start."""
     for name in SINKS:
         sample_sinks.behave(name)
     yield sample_sinks
@@ -137,13 +141,13 @@ def sinks(sample_sinks: SampleSinks) -> Iterator[SampleSinks]:
 
 @pytest.fixture
 def ingest(system: System, sinks: SampleSinks) -> IngestContainer:
-    """Where events go in."""
+    """The ingest of the system."""
     return system.ingest
 
 
 @pytest.fixture(scope="session")
 def shared_flower(shared_system: System) -> Iterator[FlowerContainer]:
-    """Flower with the dashboard, beside the system that nobody breaks."""
+    """Flower with the dashboard, beside the shared system."""
     redis = shared_system.broker.client
     listeners = len(redis.client_list(_type="pubsub"))
     with running(FlowerContainer(shared_system.folder, shared_system.settings)) as flower:
@@ -153,25 +157,25 @@ def shared_flower(shared_system: System) -> Iterator[FlowerContainer]:
 
 @pytest.fixture
 def operator(shared_flower: FlowerContainer, sinks: SampleSinks) -> Visitor:
-    """Somebody who may look and act."""
+    """A user who may read and act."""
     return Visitor(shared_flower, OPERATOR)
 
 
 @pytest.fixture
 def reader(shared_flower: FlowerContainer) -> Visitor:
-    """Somebody who may only look."""
+    """A user who may only read."""
     return Visitor(shared_flower, READER)
 
 
 @pytest.fixture
 def task_events(system: System) -> TaskEvents:
-    """What workers tell of their tasks."""
+    """The task events that workers send."""
     return system.task_events
 
 
 @pytest.fixture
 def celery_setup_cls() -> type[CeleryTestSetup]:
-    """pytest-celery's setup, with an app that sends tasks where ours are consumed."""
+    """pytest-celery's setup, with an app that sends tasks to this project's queues."""
     return Setup
 
 

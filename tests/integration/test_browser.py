@@ -21,7 +21,7 @@ from tests.support.dashboard import OPERATOR, READER, FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.nodes import HOST, RedisContainer, running
 from tests.support.system import System
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import TIMEOUT, eventually
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def chromium() -> Iterator[Chrome]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with Chrome(options, Service(driver)) as browser:
-        browser.set_page_load_timeout(PATIENCE)
+        browser.set_page_load_timeout(TIMEOUT)
         browser.set_window_size(1280, 1200)
         # It takes a moment, in which things move under the mouse.
         eventually(lambda: browser.execute_script("return innerWidth") > 1200)

@@ -20,7 +20,7 @@ from tasks.delivery.circuit_breaker import Breaker, BreakerStatus, State
 from tasks.errors import DeliveryError, ParkedError, TransientDeliveryError
 from tasks.sinks import Policy
 from tests.support.nodes import RedisContainer, free_port
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import TIMEOUT, eventually
 
 FAILURES = 3
 
@@ -89,14 +89,14 @@ def call_in_progress(
     def deliver() -> None:
         with suppress(DeliveryError), breaker.guard(task_id):
             begun.set()
-            over.wait(PATIENCE)
+            over.wait(TIMEOUT)
             if error:
                 raise error
 
     thread = Thread(target=deliver)
     thread.start()
     try:
-        assert begun.wait(PATIENCE), "the call was parked"
+        assert begun.wait(TIMEOUT), "the call was parked"
         yield
     finally:
         over.set()
@@ -119,7 +119,7 @@ def test_failures_in_a_row_open_it(breaker: Breaker) -> None:
     fail(breaker, 1)
     status = breaker.status()
     assert (status.state, status.failures, status.opened) == (State.OPEN, 0, 1)
-    assert LONG - PATIENCE < status.probe_in <= LONG
+    assert LONG - TIMEOUT < status.probe_in <= LONG
 
 
 @pytest.mark.parametrize("error", [None, BUSY, REFUSED], ids=["delivered", "429", "422"])
@@ -153,7 +153,7 @@ def test_a_successful_probe_closes_it(redis: RedisContainer) -> None:
     status = breaker.status()
     assert (status.state, status.failures, status.opened) == (State.CLOSED, 0, 1)
     assert status.closed_for is not None
-    assert 0 <= status.closed_for < PATIENCE
+    assert 0 <= status.closed_for < TIMEOUT
     assert call(breaker, "another")
     assert notified == ["closed"]
 
@@ -172,7 +172,7 @@ def test_a_failed_probe_opens_it_for_as_long_again(redis: RedisContainer, breake
     assert call(breaker, "probe", UNHEALTHY)
     status = breaker.status()
     assert (status.state, status.opened) == (State.OPEN, 1)
-    assert status.probe_in > LONG - PATIENCE
+    assert status.probe_in > LONG - TIMEOUT
     assert not call(breaker, "another")
     let_open_time_pass(redis)
     assert call(breaker, "another")
@@ -219,9 +219,9 @@ def test_one_of_many_threads_is_the_probe(redis: RedisContainer) -> None:
         start.wait()
         with suppress(ParkedError), breaker.guard(f"task-{number}"):
             called = True
-            end.wait(PATIENCE)  # no thread comes after the probe has ended
+            end.wait(TIMEOUT)  # no thread comes after the probe has ended
             return called
-        end.wait(PATIENCE)
+        end.wait(TIMEOUT)
         return called
 
     with ThreadPoolExecutor(rivals) as pool:

@@ -1,8 +1,8 @@
 """A model of the claims on a real table: whatever workers do, in whatever order, it holds.
 
-Hypothesis plays the workers. Who has won the claim may settle it at any time, in parts, twice and
-long after others took it over: that is a zombie. Sweeps and operators act on what they saw a while
-ago. The clock is ours, so a lease runs out at once.
+Hypothesis plays the workers. A worker that acquired the claim may settle it at any time, in parts,
+twice and long after others took it over: that is a zombie. Sweeps and operators act on what they
+read a while ago. The test moves the clock, so a lease ends at once.
 """
 
 from collections.abc import Callable
@@ -73,13 +73,13 @@ Ends = dict[str, tuple[Outcome, bool, int]]
 
 
 class Clock:
-    """A clock that moves when we say so."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.moment = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 
     def __call__(self) -> datetime:
-        """Tell the time."""
+        """The time."""
         return self.moment
 
     def move(self, seconds: int) -> None:
@@ -90,9 +90,9 @@ class Clock:
 class OneClaim(RuleBasedStateMachine):
     """One event, and all that can happen to its claim."""
 
-    dispatches = Bundle("dispatches")  # claims as those who won them know them
-    looks = Bundle("looks")  # claims as operators saw them
-    sightings = Bundle("sightings")  # entries of the index as sweeps saw them
+    dispatches = Bundle("dispatches")  # claims as their winners know them
+    shown = Bundle("shown")  # claims as operators read them
+    found = Bundle("found")  # entries of the index as sweeps read them
 
     def __init__(self, client: Any, clock: Clock, pool: ThreadPoolExecutor) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class OneClaim(RuleBasedStateMachine):
         self.too_old = clock() + timedelta(seconds=product_settings().redrive_max_age)
 
     def teardown(self) -> None:
-        """From wherever it came to: sweeps alone finish it. Then leave nothing behind."""
+        """Sweeps alone finish it, from any state. Then delete it."""
         try:
             if self.winners:
                 self.sweep_until_nothing_is_due()
@@ -137,7 +137,7 @@ class OneClaim(RuleBasedStateMachine):
         assert self.claim().status is not Status.PROCESSING
         assert self.index() == {}
 
-    # ── What the table says ───────────────────────────────────────────────────────────────────
+    # ── What the table holds ──────────────────────────────────────────────────────────────────
 
     def claim(self) -> Claim:
         claim = self.claims.get(self.new.id)
@@ -145,7 +145,7 @@ class OneClaim(RuleBasedStateMachine):
         return claim
 
     def index(self) -> dict[str, int]:
-        """Everything in the index of things left to do, and when it is due."""
+        """Everything in the index of what is due, and when it is due."""
         items = self.client.scan(TableName=TABLE, IndexName="due")["Items"]
         return {item["id"]["S"]: int(item["due_at"]["N"]) for item in items}
 
@@ -188,7 +188,7 @@ class OneClaim(RuleBasedStateMachine):
         return won
 
     def was_overdue(self) -> bool:
-        """Tell whether it was, after the step before."""
+        """Whether it was overdue after the step before."""
         due_at = self.before.due_at
         return due_at is not None and due_at <= self.clock().timestamp()
 
@@ -205,7 +205,7 @@ class OneClaim(RuleBasedStateMachine):
 
     @rule(target=dispatches, dispatch=dispatches)
     def message_comes_again(self, dispatch: Claim) -> Any:
-        """Whoever has won and is handed its message once more has won still, or anew."""
+        """A winner whose message is redelivered has still won, or wins again."""
         mine = self.claim_as(dispatch.holder)
         if mine is None:
             return multiple()
@@ -213,20 +213,20 @@ class OneClaim(RuleBasedStateMachine):
         assert self.winners.setdefault(mine.version, mine.holder) == mine.holder
         return mine
 
-    @rule(target=sightings)
+    @rule(target=found)
     def sweep_finds(self) -> Any:
         for due_at in self.index().values():
             self.clock.move(max(0, due_at - int(self.clock().timestamp())))
         return multiple(*self.overdue())
 
-    @rule(target=dispatches, seen=sightings, number=rivals, prolongs=st.booleans())
-    def sweeps_act(self, seen: Due, number: int, prolongs: bool) -> Any:
-        if prolongs:
+    @rule(target=dispatches, seen=found, number=rivals, extends=st.booleans())
+    def sweeps_act(self, seen: Due, number: int, extends: bool) -> Any:
+        if extends:
             self.extend_lease(seen)
         return multiple(*self.take_over_at_once(seen, number))
 
     def extend_lease(self, seen: Due) -> None:
-        """Prolong it once, if at all: it is overdue no more then."""
+        """Extend it once, if at all: after that it is not overdue."""
         overdue = self.was_overdue() and self.before.version == seen.version
         until = int(self.clock().timestamp()) + LEASE
         self.claims.extend_lease(seen.key, seen.version, until)
@@ -237,23 +237,23 @@ class OneClaim(RuleBasedStateMachine):
         assert self.claim() == claim
         self.before = claim
 
-    @rule(target=looks)
-    def operator_looks(self) -> Any:
+    @rule(target=shown)
+    def operator_reads(self) -> Any:
         claim = self.claim()
         return multiple() if claim.status is Status.PROCESSING else claim
 
-    @rule(target=dispatches, look=looks, sink=st.sampled_from(SINKS), number=rivals)
-    def operators_reopen(self, look: Claim, sink: str, number: int) -> Any:
+    @rule(target=dispatches, seen=shown, sink=st.sampled_from(SINKS), number=rivals)
+    def operators_reopen(self, seen: Claim, sink: str, number: int) -> Any:
         def reopen(name: str) -> Claim | None:
             try:
-                return self.claims.reopen(look, [sink], actor="operator", holder=name)
+                return self.claims.reopen(seen, [sink], actor="operator", holder=name)
             except ClaimInProgressError:
                 return None
 
         return multiple(*self.at_once(number, reopen))
 
-    @rule(told=st.lists(st.tuples(dispatches, ends), min_size=1, max_size=2))
-    def settle(self, told: list[tuple[Claim, Ends]]) -> None:
+    @rule(reported=st.lists(st.tuples(dispatches, ends), min_size=1, max_size=2))
+    def settle(self, reported: list[tuple[Claim, Ends]]) -> None:
         self.clock.move(1)
 
         def report(one: tuple[Claim, Ends]) -> None:
@@ -270,8 +270,8 @@ class OneClaim(RuleBasedStateMachine):
             ]
             settle_claim(self.claims, dispatch.id, dispatch.snapshot, reports, dispatch.generation)
 
-        list(self.pool.map(report, told))
-        for dispatch, ended in told:
+        list(self.pool.map(report, reported))
+        for dispatch, ended in reported:
             for sink, (outcome, _, attempts) in ended.items():
                 tries = self.tries[sink]
                 generation = str(dispatch.generation)
@@ -286,7 +286,7 @@ class OneClaim(RuleBasedStateMachine):
         claim = self.claim()
         outcomes = {sink: delivery.outcome for sink, delivery in claim.deliveries.items()}
 
-        # Nothing that was ever told is lost, whoever told it; delivered is for good.
+        # No report is ever lost; delivered is final.
         assert {sink: dict(d.tries) for sink, d in claim.deliveries.items()} == self.tries
         assert {s for s, o in outcomes.items() if o is Outcome.DELIVERED} == self.delivered
 
@@ -303,8 +303,8 @@ class OneClaim(RuleBasedStateMachine):
         assert claim.audit[: len(self.before.audit)] == self.before.audit
         assert_chain_holds(list(claim.audit))
         if claim.audit:
-            told = {r["service"]: r["success"] for r in claim.audit[-1]["downstreamResults"]}
-            assert told == {sink: sink in self.delivered for sink in SINKS}
+            results = {r["service"]: r["success"] for r in claim.audit[-1]["downstreamResults"]}
+            assert results == {sink: sink in self.delivered for sink in SINKS}
 
         # The index holds what is unfinished and nothing else.
         assert self.index() == ({} if claim.due_at is None else {claim.id: claim.due_at})
@@ -318,9 +318,7 @@ class OneClaim(RuleBasedStateMachine):
         self.before = claim
 
 
-def test_whatever_workers_do_in_whatever_order(
-    aws_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_claim_holds_whatever_workers_do(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     create_table(aws_url, TABLE)
     clock = Clock()
     for module in (tasks.clock, queries, settlement, store):

@@ -1,4 +1,4 @@
-"""The claims layer on a real table: races have one winner, and no late writer undoes anything."""
+"""Claims on a real table: races have one winner, and no late writer undoes anything."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def overdue(client: Any, table: str) -> Claims:
 
 
 def new_claim(holder: str = "a", **changes: Any) -> Claim:
-    """A claim of an event that nobody knows yet."""
+    """A claim of a new event."""
     claim = Claim(
         id=str(uuid4()),
         status=Status.PROCESSING,
@@ -80,7 +80,7 @@ def new_claim(holder: str = "a", **changes: Any) -> Claim:
 
 
 def reports(attempts: int = 1, **outcomes: str) -> list[Report]:
-    """What delivery tasks report; the sinks that are not named took it."""
+    """What delivery tasks report; sinks that are not named accepted the event."""
     return [
         Report(
             sink=sink,
@@ -106,13 +106,13 @@ def at_once(action: Callable[[int], T], threads: int = THREADS) -> list[T]:
 
 
 def outcomes(claim: Claim | None) -> dict[str, str]:
-    """How the deliveries of a claim stand."""
+    """The outcomes of a claim's deliveries, by sink."""
     assert claim is not None
     return {sink: delivery.outcome.value for sink, delivery in claim.deliveries.items()}
 
 
 @pytest.mark.parametrize("_round", range(5))
-def test_of_many_that_claim_at_once_one_wins(claims: Claims, _round: int) -> None:
+def test_of_simultaneous_claims_one_wins(claims: Claims, _round: int) -> None:
     new = new_claim()
     answers = at_once(lambda n: claims.claim(replace(new, holder=f"worker-{n}")))
     [winner] = [answer.claim for answer in answers if isinstance(answer, Acquired)]
@@ -123,9 +123,7 @@ def test_of_many_that_claim_at_once_one_wins(claims: Claims, _round: int) -> Non
 
 
 @pytest.mark.parametrize("_round", range(5))
-def test_of_many_that_take_over_at_once_one_wins(
-    claims: Claims, overdue: Claims, _round: int
-) -> None:
+def test_of_simultaneous_takeovers_one_wins(claims: Claims, overdue: Claims, _round: int) -> None:
     new = new_claim()
     overdue.claim(new)
     taken = at_once(lambda n: claims.take_over(new.id, 1, f"sweep-{n}"))
@@ -135,7 +133,7 @@ def test_of_many_that_take_over_at_once_one_wins(
     assert (winner.version, winner.generation) == (2, 2)
 
 
-def test_of_many_that_reopen_at_once_one_wins(claims: Claims) -> None:
+def test_of_simultaneous_reopenings_one_wins(claims: Claims) -> None:
     new = new_claim()
     claims.claim(new)
     settle_claim(claims, new.id, new.snapshot, reports(crm="failed"), 1)
@@ -153,12 +151,13 @@ def test_of_many_that_reopen_at_once_one_wins(claims: Claims) -> None:
     assert (winner.status, winner.generation) == (Status.PROCESSING, 2)
 
 
-def test_what_many_settle_at_once_loses_no_outcome(claims: Claims) -> None:
+def test_simultaneous_settling_loses_no_outcome(claims: Claims) -> None:
     new = new_claim()
     claims.claim(new)
-    told = reports(crm="failed")
+    reported = reports(crm="failed")
     statuses = at_once(
-        lambda n: settle_claim(claims, new.id, new.snapshot, [told[n % len(SINKS)]], 1), threads=9
+        lambda n: settle_claim(claims, new.id, new.snapshot, [reported[n % len(SINKS)]], 1),
+        threads=9,
     )
     kept = claims.get(new.id)
     assert kept is not None
@@ -169,14 +168,14 @@ def test_what_many_settle_at_once_loses_no_outcome(claims: Claims) -> None:
     assert_chain_holds(list(kept.audit))
 
 
-def test_a_zombie_that_settles_after_a_take_over_is_merged(claims: Claims, overdue: Claims) -> None:
+def test_a_zombie_that_settles_after_a_takeover_is_merged(claims: Claims, overdue: Claims) -> None:
     new = new_claim("zombie")
     overdue.claim(new)
     successor = claims.take_over(new.id, 1, "sweep")
     assert successor is not None
     settle_claim(claims, new.id, successor.snapshot, reports(crm="failed"), successor.generation)
 
-    # The zombie wakes, with the head that it knew, and what it did in its generation.
+    # The zombie continues, with the snapshot and the generation of its own claim.
     zombie = reports(analytics="failed", compliance="failed")
     status = settle_claim(claims, new.id, new.snapshot, zombie, 1)
 
@@ -189,9 +188,7 @@ def test_a_zombie_that_settles_after_a_take_over_is_merged(claims: Claims, overd
     assert_chain_holds(list(kept.audit))
 
 
-def test_a_zombie_that_failed_takes_nothing_from_what_is_delivered(
-    claims: Claims, overdue: Claims
-) -> None:
+def test_a_failed_zombie_does_not_undo_a_delivery(claims: Claims, overdue: Claims) -> None:
     new = new_claim("zombie")
     overdue.claim(new)
     successor = claims.take_over(new.id, 1, "sweep")
@@ -208,9 +205,7 @@ def test_a_zombie_that_failed_takes_nothing_from_what_is_delivered(
     assert_chain_holds(list(kept.audit))
 
 
-def test_a_zombie_that_settles_first_leaves_the_successor_its_work(
-    claims: Claims, overdue: Claims
-) -> None:
+def test_a_zombie_that_settles_first_is_corrected(claims: Claims, overdue: Claims) -> None:
     new = new_claim("zombie")
     overdue.claim(new)
     successor = claims.take_over(new.id, 1, "sweep")
@@ -228,11 +223,11 @@ def test_a_zombie_that_settles_first_leaves_the_successor_its_work(
 def test_settling_twice_is_settling_once(claims: Claims) -> None:
     new = new_claim()
     claims.claim(new)
-    told = reports(crm="failed")
-    settle_claim(claims, new.id, new.snapshot, told, 1)
+    reported = reports(crm="failed")
+    settle_claim(claims, new.id, new.snapshot, reported, 1)
     once = claims.get(new.id)
-    settle_claim(claims, new.id, new.snapshot, told, 1)
-    settle_claim(claims, new.id, None, told, 1)
+    settle_claim(claims, new.id, new.snapshot, reported, 1)
+    settle_claim(claims, new.id, None, reported, 1)
     assert claims.get(new.id) == once
 
 
@@ -244,7 +239,7 @@ def test_a_claim_with_another_payload_is_a_conflict(claims: Claims) -> None:
     assert claims.get(new.id) == answer.claim
 
 
-def test_whoever_finds_its_own_claim_has_won(claims: Claims) -> None:
+def test_a_worker_that_finds_its_own_claim_has_acquired_it(claims: Claims) -> None:
     new = new_claim("a")
     claims.claim(new)
     answer = claims.claim(new)
@@ -252,9 +247,7 @@ def test_whoever_finds_its_own_claim_has_won(claims: Claims) -> None:
     assert answer.claim.version == 1
 
 
-def test_a_claim_past_its_lease_goes_to_whoever_claims_it_next(
-    claims: Claims, overdue: Claims
-) -> None:
+def test_a_claim_past_its_lease_is_acquired_by_the_next(claims: Claims, overdue: Claims) -> None:
     new = new_claim("a")
     overdue.claim(new)
     answer = claims.claim(replace(new, holder="b"))
@@ -272,21 +265,21 @@ def test_a_claim_past_its_retention_counts_as_absent(client: Any, table: str) ->
     assert (answer.claim.holder, answer.claim.version) == ("b", 1)
 
 
-def test_nobody_takes_over_what_is_not_overdue(claims: Claims) -> None:
+def test_a_claim_that_is_not_overdue_is_not_taken_over(claims: Claims) -> None:
     new = new_claim()
     claims.claim(new)
     assert claims.take_over(new.id, 1, "sweep") is None
-    assert claims.take_over("nobody-knows-it", 1, "sweep") is None
+    assert claims.take_over("unknown-id", 1, "sweep") is None
 
 
-def test_nobody_takes_over_what_has_settled(claims: Claims, overdue: Claims) -> None:
+def test_a_settled_claim_is_not_taken_over(claims: Claims, overdue: Claims) -> None:
     new = new_claim()
     overdue.claim(new)
     settle_claim(claims, new.id, new.snapshot, reports(crm="failed"), 1)
     assert claims.take_over(new.id, 2, "sweep") is None
 
 
-def test_only_what_has_something_left_to_do_is_due(claims: Claims, overdue: Claims) -> None:
+def test_only_unfinished_claims_are_due(claims: Claims, overdue: Claims) -> None:
     waiting, late, settled = new_claim(), new_claim(), new_claim()
     claims.claim(waiting)
     overdue.claim(late)
@@ -301,7 +294,7 @@ def test_only_what_has_something_left_to_do_is_due(claims: Claims, overdue: Clai
     assert settled.id not in due_ever
 
 
-def test_what_waits_for_sinks_to_recover_is_found_for_each_of_them_oldest_first(
+def test_parked_claims_are_found_by_sink_oldest_first(
     claims: Claims, client: Any, table: str
 ) -> None:
     both, crm, newest = (park(claims, s) for s in (("analytics", "crm"), ("crm",), ("crm",)))
@@ -322,14 +315,14 @@ def test_what_waits_for_sinks_to_recover_is_found_for_each_of_them_oldest_first(
 
 
 def park(claims: Claims, sinks: tuple[str, ...]) -> Claim:
-    """Make a claim that waits for these sinks to recover."""
+    """Make a claim that is parked for these sinks."""
     new = new_claim()
     claims.claim(new)
-    told = [
+    reported = [
         replace(report, transient=report.outcome is Outcome.PARKED)
         for report in reports(**dict.fromkeys(sinks, "parked"))
     ]
-    settle_claim(claims, new.id, new.snapshot, told, 1)
+    settle_claim(claims, new.id, new.snapshot, reported, 1)
     return new
 
 
@@ -343,7 +336,7 @@ def change_receipt(client: Any, table: str, claim: Claim, age: int) -> None:
     )
 
 
-def test_of_many_that_drain_at_once_one_takes_it_and_it_is_parked_no_more(claims: Claims) -> None:
+def test_of_simultaneous_drains_one_takes_the_parked_claim(claims: Claims) -> None:
     key = park(claims, ("crm",)).id
     kept = claims.get(key)
     assert kept
@@ -354,12 +347,12 @@ def test_of_many_that_drain_at_once_one_takes_it_and_it_is_parked_no_more(claims
 
     [claim] = [claim for claim in taken if claim]
     assert (claim.status, claim.generation, claim.dispatches) == (Status.PROCESSING, 2, 1)
-    assert claim.redrives == 0, "the schedule has not come round"
+    assert claim.redrives == 0, "no delayed retry was due"
     assert key not in {due.key for due in claims.parked("crm")}
     assert claims.take_over(key, claim.version, "late", parked=True) is None
 
 
-def test_what_is_due_is_counted(client: Any, aws_url: str) -> None:
+def test_due_claims_are_counted(client: Any, aws_url: str) -> None:
     create_table(aws_url, "claims-counted")
     claims = Claims(client, "claims-counted", lease=600, retention_days=30)
     assert claims.count_due() == (0, 0)
@@ -370,7 +363,7 @@ def test_what_is_due_is_counted(client: Any, aws_url: str) -> None:
     assert claims.count_due() == (5, 3)
 
 
-def test_a_claim_comes_back_as_it_was_written(claims: Claims) -> None:
+def test_a_claim_is_read_as_it_was_written(claims: Claims) -> None:
     new = new_claim(notes=("a note",), payload='{"name": "Zoë"}'.encode())
     answer = claims.claim(new)
     assert isinstance(answer, Acquired)
@@ -378,7 +371,7 @@ def test_a_claim_comes_back_as_it_was_written(claims: Claims) -> None:
     assert kept == replace(answer.claim, notes=["a note"])
 
 
-def test_what_is_not_there_is_not_settled(claims: Claims) -> None:
+def test_a_missing_claim_is_not_settled(claims: Claims) -> None:
     gone = new_claim()
     with pytest.raises(ClaimNotFoundError):
         settle_claim(claims, gone.id, gone.snapshot, reports(), 1)
@@ -387,13 +380,13 @@ def test_what_is_not_there_is_not_settled(claims: Claims) -> None:
     assert claims.get(gone.id) is None
 
 
-def test_a_table_that_is_not_there_is_an_error_to_try_again(client: Any) -> None:
+def test_a_missing_table_is_a_retryable_error(client: Any) -> None:
     nowhere = Claims(client, "no-such-table", lease=600, retention_days=30)
     with pytest.raises(StoreError, match="ResourceNotFoundException"):
         nowhere.get("a")
 
 
-def test_the_events_of_an_interaction_are_found_oldest_first(claims: Claims) -> None:
+def test_events_of_an_interaction_are_found_oldest_first(claims: Claims) -> None:
     times = ["2026-11-20T10:00:00.000Z", "2026-11-19T10:00:00.000Z", "2026-11-21T10:00:00.000Z"]
     interaction = f"interaction-{uuid4()}"
     for received_at in times:
@@ -405,7 +398,7 @@ def test_the_events_of_an_interaction_are_found_oldest_first(claims: Claims) -> 
     assert list(claims.of_interaction("another")) == []
 
 
-def test_claims_are_listed_newest_first_and_from_any_place_on(
+def test_claims_are_listed_newest_first_from_any_cursor(
     client: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.claims.queries.PAGE_SIZE", 2)
@@ -430,7 +423,7 @@ def test_claims_are_listed_newest_first_and_from_any_place_on(
     assert list(claims.newest(since=moment, until=moment - timedelta(hours=1))) == []
 
 
-def test_a_far_future_is_not_looked_through_day_by_day(
+def test_a_far_future_is_not_queried_day_by_day(
     client: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_table(aws_url, "claims-future")
@@ -442,7 +435,7 @@ def test_a_far_future_is_not_looked_through_day_by_day(
     assert len(asked) == 2 * 5  # tomorrow, today and three days ago at most
 
 
-def test_nothing_has_an_id_that_is_longer_than_any(client: Any, aws_url: str) -> None:
+def test_an_id_that_is_too_long_finds_nothing(client: Any, aws_url: str) -> None:
     create_table(aws_url, "claims-long")
     claims = Claims(client, "claims-long", lease=600, retention_days=30)
     assert claims.get("a" * 3000) is None

@@ -1,4 +1,4 @@
-"""The command line as a user runs it, whose shell has the settings."""
+"""The commands as a user runs them, whose shell has the settings."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 
 def lines_of(text: str) -> list[Any]:
-    """Read one JSON object a line."""
+    """Parse one JSON object per line."""
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -37,7 +37,7 @@ def redriven(system: System, sinks: SampleSinks, app: Celery) -> Claim:
     return system.claim(claim.id)
 
 
-def test_claims_show_json_is_the_whole_life_of_an_event(system: System, redriven: Claim) -> None:
+def test_claims_show_json_prints_the_whole_event(system: System, redriven: Claim) -> None:
     done = system.celery("claims", "show", redriven.id, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     shown = json.loads(done.stdout)
@@ -65,7 +65,7 @@ def test_claims_show_json_is_the_whole_life_of_an_event(system: System, redriven
     assert_chain_holds(audit)
 
 
-def test_claims_show_of_what_is_under_way_says_until_when(
+def test_claims_show_prints_when_an_open_event_is_due(
     system: System, sinks: SampleSinks, app: Celery
 ) -> None:
     sinks.behave("crm", "hang", seconds=9)
@@ -86,14 +86,14 @@ def test_claims_show_of_what_is_under_way_says_until_when(
     system.settled(key)
 
 
-def test_claims_show_is_for_people_too(system: System, redriven: Claim) -> None:
+def test_claims_show_prints_a_summary_for_people(system: System, redriven: Claim) -> None:
     done = system.celery("claims", "show", redriven.id)
     assert done.returncode == 0
     for word in (redriven.id, "completed", "analytics", "crm", "2 attempts", "the chain holds"):
         assert word in done.stdout
 
 
-def test_claims_list_narrows_and_goes_oldest_first(
+def test_claims_list_filters_and_prints_oldest_first(
     system: System, sinks: SampleSinks, completed: Claim
 ) -> None:
     sinks.behave("crm", "status", status=400)
@@ -124,7 +124,7 @@ def test_claims_list_narrows_and_goes_oldest_first(
     assert invalid in {claim["eventId"] for claim in listed("--status", "failed")}
 
 
-def test_claims_list_stops_at_its_limit_and_says_so(system: System, completed: Claim) -> None:
+def test_claims_list_stops_at_its_limit_and_reports_it(system: System, completed: Claim) -> None:
     done = system.celery("claims", "list", "--limit", "1")
     assert len(done.stdout.splitlines()) == 1
     assert "--limit" in done.stderr
@@ -145,12 +145,12 @@ def tampered(system: System, claim: Claim, audit: list[Any]) -> Iterator[None]:
     system.change(claim.id, "audit", kept)
 
 
-def test_audit_verify_finds_what_was_tampered_with(
+def test_audit_verify_finds_tampered_records(
     system: System, redriven: Claim, completed: Claim
 ) -> None:
     first, second = redriven.audit
     prettier = {**first, "status": "completed"}
-    tamperings: list[list[Any]] = [[prettier, second], [second], [second, first]]
+    tamperings: list[list[Any]] = [[prettier, second], [second], [second, first], ["a text"]]
     for audit in tamperings:
         with tampered(system, redriven, audit):
             done = system.celery("audit", "verify", completed.id, redriven.id)
@@ -160,7 +160,7 @@ def test_audit_verify_finds_what_was_tampered_with(
         assert "Traceback" not in done.stderr
 
 
-def test_audit_verify_all_finds_the_one(system: System, redriven: Claim) -> None:
+def test_audit_verify_all_finds_the_tampered_event(system: System, redriven: Claim) -> None:
     first, second = redriven.audit
     with tampered(system, redriven, [{**first, "eventId": "another"}, second]):
         done = system.celery("audit", "verify", "--all")
@@ -168,7 +168,7 @@ def test_audit_verify_all_finds_the_one(system: System, redriven: Claim) -> None
     assert {line.split(": ")[0] for line in done.stdout.splitlines()} == {redriven.id}
 
 
-def test_audit_verify_of_chains_that_hold(system: System, redriven: Claim) -> None:
+def test_audit_verify_accepts_intact_chains(system: System, redriven: Claim) -> None:
     for which in ([redriven.id], ["--all"]):
         done = system.celery("audit", "verify", *which)
         assert (done.returncode, done.stdout) == (0, "")
@@ -177,13 +177,13 @@ def test_audit_verify_of_chains_that_hold(system: System, redriven: Claim) -> No
 
 @pytest.mark.parametrize("command", [["claims", "show"], ["audit", "show"], ["audit", "verify"]])
 def test_an_unknown_id_is_an_error(system: System, command: list[str]) -> None:
-    done = system.celery(*command, "nobody-knows-it")
+    done = system.celery(*command, "unknown-id")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "nobody-knows-it" in done.stderr
+    assert "unknown-id" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_table_out_of_reach_is_an_error(system: System) -> None:
+def test_an_unreachable_table_is_an_error(system: System) -> None:
     away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
     done = system.run("celery", "-A", "tasks", "claims", "show", "an-id", **away)
     assert (done.returncode, done.stdout) == (1, "")
@@ -191,7 +191,14 @@ def test_a_table_out_of_reach_is_an_error(system: System) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_sinks_are_listed_with_their_hosts(system: System) -> None:
+def test_an_unreachable_redis_is_an_error(system: System) -> None:
+    done = system.run("celery", "-A", "tasks", "stats", REDIS_URL="redis://127.0.0.1:1/0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Redis: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sinks_list_prints_their_hosts(system: System) -> None:
     done = system.celery("sinks", "list", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     listed = lines_of(done.stdout)
@@ -200,7 +207,7 @@ def test_sinks_are_listed_with_their_hosts(system: System) -> None:
     ]
 
 
-def test_a_sink_can_be_tried_out(system: System, sinks: SampleSinks) -> None:
+def test_sinks_test_delivers_a_sample(system: System, sinks: SampleSinks) -> None:
     done = system.celery("sinks", "test", "crm", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     key = json.loads(done.stdout)["request"]["headers"]["Idempotency-Key"]

@@ -1,4 +1,4 @@
-"""The same event again: at the same time, later, with another payload, or as a replay."""
+"""Duplicates of an event: at the same time, later, with another payload, or as a replay."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +6,7 @@ from tests.support.envelopes import SINKS, assert_chain_holds, envelope
 from tests.support.system import IngestContainer, System, TaskEvents
 
 
-def test_twenty_at_once_are_one_event(
+def test_twenty_simultaneous_duplicates_are_one_event(
     system: System, ingest: IngestContainer, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -31,7 +31,7 @@ def test_a_later_duplicate_changes_nothing(
 ) -> None:
     event = envelope()
     claim = system.settle(event)
-    system.accept({**event, "resources": ["what we do not read does not make it another"]})
+    system.accept({**event, "resources": ["a field that is not read makes no other event"]})
     duplicate = task_events.wait_for(f"{claim.id}.process.", count=2)[1]
     assert "duplicate" in duplicate["result"]
     assert system.claim(claim.id) == claim
@@ -49,7 +49,7 @@ def test_a_duplicate_of_an_invalid_event_changes_nothing(
     assert system.claim(claim.id) == claim
 
 
-def test_the_same_id_with_another_payload_is_a_conflict_and_never_delivered(
+def test_an_id_with_another_payload_is_a_conflict(
     system: System, ingest: IngestContainer, task_events: TaskEvents
 ) -> None:
     event = envelope()

@@ -1,4 +1,4 @@
-"""What an event costs in DynamoDB, counted on the wire between the workers and the table."""
+"""What an event costs in DynamoDB, counted between the workers and the table."""
 
 import pytest
 from celery import Celery
@@ -9,11 +9,11 @@ from tests.support.system import IngestContainer, System, TaskEvents
 
 
 @pytest.fixture(autouse=True)
-def _count_from_here(system: System) -> None:
+def _forget_earlier_calls(system: System) -> None:
     system.dynamodb.forget()
 
 
-def test_two_writes_and_no_read_an_event(
+def test_an_event_costs_two_writes_and_no_read(
     system: System, ingest: IngestContainer, task_events: TaskEvents
 ) -> None:
     claim = system.settle(envelope())
@@ -21,7 +21,7 @@ def test_two_writes_and_no_read_an_event(
     assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem"]
 
 
-def test_no_more_where_deliveries_are_tried_again(
+def test_retried_deliveries_cost_nothing_more(
     system: System, sinks: SampleSinks, task_events: TaskEvents
 ) -> None:
     sinks.behave("crm", "status", status=503, retry_after=0)
@@ -31,7 +31,7 @@ def test_no_more_where_deliveries_are_tried_again(
     assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem"]
 
 
-def test_one_write_a_duplicate(
+def test_a_duplicate_costs_one_write(
     system: System, ingest: IngestContainer, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -42,7 +42,7 @@ def test_one_write_a_duplicate(
     assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem", *["PutItem"] * 3]
 
 
-def test_one_write_a_conflict(
+def test_a_conflict_costs_one_write(
     system: System, ingest: IngestContainer, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -52,7 +52,7 @@ def test_one_write_a_conflict(
     assert system.dynamodb.calls(claim.id) == ["PutItem", "UpdateItem", "PutItem"]
 
 
-def test_one_write_an_invalid_event(
+def test_an_invalid_event_costs_one_write(
     system: System, ingest: IngestContainer, task_events: TaskEvents
 ) -> None:
     claim = system.settle(envelope(metadata={"region": "mars-1"}))
@@ -60,7 +60,7 @@ def test_one_write_an_invalid_event(
     assert system.dynamodb.calls(claim.id) == ["PutItem"]
 
 
-def test_one_read_and_two_writes_a_delivery_by_hand(
+def test_a_delivery_by_hand_costs_one_read_and_two_writes(
     system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
 ) -> None:
     sinks.behave("crm", "status", status=400)

@@ -1,6 +1,6 @@
-"""DynamoDB behind a bad network, or in trouble: tasks try again, and each event is done once.
+"""DynamoDB behind a bad network, or failing: tasks retry, and each event is processed once.
 
-Every fault lasts longer than the SDK's own tries, so that it is Celery's that get through.
+Every fault lasts longer than the SDK's own retries, so that Celery's have to succeed.
 """
 
 import os
@@ -24,8 +24,10 @@ from tests.support.wiretap import (
     lose_the_answer,
 )
 
+from .conftest import MakeSystem
+
 #: One more than the SDK makes.
-TRIES = 5
+ATTEMPTS = 5
 
 #: What happens to a call on its way there, and to an answer on its way back.
 ON_THE_WAY_THERE: dict[str, Action] = {
@@ -37,7 +39,7 @@ ON_THE_WAY_THERE: dict[str, Action] = {
 }
 ON_THE_WAY_BACK: dict[str, Action] = {"lost": lose_the_answer, "cut": break_the_answer_off}
 
-#: The answer comes when nobody waits for it any more; once, since each time takes a while.
+#: The answer comes after the client has timed out; once, since each time takes a while.
 TOO_LATE = "too late"
 
 FAULTS = [*ON_THE_WAY_THERE, *ON_THE_WAY_BACK, TOO_LATE]
@@ -47,45 +49,34 @@ WRITES = {"PutItem": "process", "UpdateItem": "settle"}
 
 
 @pytest.fixture(scope="module")
-def troubled_system(
-    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
-    """A system in which nothing but the tasks themselves tries again."""
-    folder = tmp_path_factory.mktemp("troubled")
-    system = System(folder, aws_url=aws_url, sinks=sample_sinks)
-    system.worker = system.make_worker("worker", "--concurrency", "8")
-    with system:
+def module_system(make_system: MakeSystem) -> Iterator[System]:
+    """A system in which nothing but the tasks themselves retries."""
+    with make_system("faults", worker_options=("--concurrency", "8")) as system:
         yield system
 
 
-@pytest.fixture
-def system(troubled_system: System, sinks: SampleSinks) -> System:
-    """The same."""
-    return troubled_system
-
-
 @pytest.fixture(scope="module")
-def troubled(troubled_system: System) -> dict[tuple[str, str], Envelope]:
-    """An event for each fault of each write: all under way at once."""
+def faulted(module_system: System) -> dict[tuple[str, str], Envelope]:
+    """An event for each fault of each write: all in progress at once."""
     events = {(write, fault): envelope() for write in WRITES for fault in FAULTS}
     for (write, fault), event in events.items():
-        arm(troubled_system.dynamodb, write, fault, event["id"])
-        troubled_system.accept(event)
+        arm(module_system.dynamodb, write, fault, event["id"])
+        module_system.accept(event)
     return events
 
 
 def arm(dynamodb: Wiretap, write: str, fault: str, key: str) -> None:
-    """Let a fault happen to this write of an event."""
+    """Make a fault happen to this write of an event."""
     if fault in ON_THE_WAY_THERE:
-        dynamodb.before_call(write, key, ON_THE_WAY_THERE[fault], TRIES)
+        dynamodb.before_call(write, key, ON_THE_WAY_THERE[fault], ATTEMPTS)
     elif fault in ON_THE_WAY_BACK:
-        dynamodb.before_answer(write, key, ON_THE_WAY_BACK[fault], TRIES)
+        dynamodb.before_answer(write, key, ON_THE_WAY_BACK[fault], ATTEMPTS)
     else:
         dynamodb.before_answer(write, key, partial(time.sleep, 6))
 
 
 def assert_done_once(system: System, event: Envelope) -> None:
-    """One claim, one call of each sink, one record; nothing left to do."""
+    """One claim, one call of each sink, one record; nothing due."""
     claim = system.settled(event["id"], 60)
     assert (claim.status, claim.generation) == ("completed", 1)
     assert {sink: len(calls) for sink, calls in system.calls(event).items()} == dict.fromkeys(
@@ -98,17 +89,19 @@ def assert_done_once(system: System, event: Envelope) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_that_does_not_get_through(
-    system: System, troubled: dict[tuple[str, str], Envelope], write: str, fault: str
+def test_a_failed_write_is_retried_and_done_once(
+    system: System, faulted: dict[tuple[str, str], Envelope], write: str, fault: str
 ) -> None:
-    event = troubled[write, fault]
+    event = faulted[write, fault]
     task_id = f"{event['id']}.{WRITES[write]}."
     system.task_events.wait_for(task_id, "succeeded")
     assert_done_once(system, event)
     assert ("retried" in system.task_events.types(task_id)) == (fault != TOO_LATE)
 
 
-def test_away_for_a_while(system: System, sinks: SampleSinks, task_events: TaskEvents) -> None:
+def test_an_outage_loses_and_repeats_nothing(
+    system: System, sinks: SampleSinks, task_events: TaskEvents
+) -> None:
     sinks.behave("crm", "slow", seconds=1)
     claimed = [envelope() for _ in range(4)]
     for event in claimed:
@@ -118,22 +111,22 @@ def test_away_for_a_while(system: System, sinks: SampleSinks, task_events: TaskE
         new = [envelope() for _ in range(4)]
         for event in new:
             system.accept(event)
-        for task, under_way in (("settle", claimed), ("process", new)):
-            for event in under_way:
+        for task, waiting in (("settle", claimed), ("process", new)):
+            for event in waiting:
                 task_events.wait_for(f"{event['id']}.{task}.", "retried")
         assert [system.calls(event)["crm"] for event in new] == [[]] * 4
     for event in claimed + new:
         assert_done_once(system, event)
 
 
-def test_a_delivery_whose_worker_dies_meanwhile(
+def test_a_delivery_killed_during_an_outage_is_redelivered(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event = envelope()
     sinks.behave("crm", "hang", seconds=60, times=1)
     key = system.accept(event)
     eventually(lambda: system.calls(event)["crm"])
-    with system.dynamodb.away():  # so that nobody can count that the message came again
+    with system.dynamodb.away():  # so that the redelivery cannot be counted
         child = system.pool_process_of(celery_setup.app, f"{key}.crm.1")
         os.kill(child, signal.SIGKILL)
         eventually(lambda: len(system.calls(event)["crm"]) == 2, what="it is delivered again")

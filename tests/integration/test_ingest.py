@@ -17,7 +17,7 @@ import pytest
 from tests.support.envelopes import Envelope, envelope
 from tests.support.nodes import HOST, RedisContainer, running
 from tests.support.system import API_KEY, Answer, IngestContainer
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import TIMEOUT
 
 MAX_BYTES = 65_536
 
@@ -69,7 +69,7 @@ def arguments(message: dict[str, Any]) -> list[Any]:
 
 def talk(ingest: IngestContainer, sent: bytes, *, half_close: bool = False) -> bytes:
     """Send bytes, and read until ingest closes the connection."""
-    with socket.create_connection((HOST, ingest.port), timeout=PATIENCE) as client:
+    with socket.create_connection((HOST, ingest.port), timeout=TIMEOUT) as client:
         client.sendall(sent)
         if half_close:
             client.shutdown(socket.SHUT_WR)

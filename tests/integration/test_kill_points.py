@@ -1,8 +1,8 @@
-"""The kill-point matrix: whoever dies wherever, the event is finished (docs/reliability.md).
+"""The kill-point matrix: whichever process dies where, the event is finished (docs/reliability.md).
 
 A cell kills a process of the pool, a whole worker or Redis at a named point of the code, and
 restarts what a supervisor would. In the end the status is final, each sink has the event under
-one key, the audit chain verifies and nothing is left due.
+one key, the audit chain verifies and nothing is due.
 """
 
 import http.client
@@ -21,60 +21,50 @@ from tasks.events.metadata import SHIPPED
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.faults import POINTS
 from tests.support.nodes import ProcessContainer
+from tests.support.short_settings import (
+    FREQUENT_SWEEPS,
+    LONG_VISIBILITY,
+    ONE_SHORT_ATTEMPT,
+    SHORT_LEASE,
+    SHORT_VISIBILITY,
+)
 from tests.support.system import System
 from tests.support.waiting import eventually
 
-#: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
-QUICK = {
-    "CLAIM_LEASE_SECONDS": "4",
-    "SWEEP_INTERVAL_SECONDS": "1",
-    "MAX_DISPATCHES": "100",  # with such short leases, a busy machine may need many
-    "VISIBILITY_TIMEOUT_SECONDS": "3600",  # what only redelivery could save is saved by the sweep
-    **{
-        f"{sink.upper()}_{name}": value
-        for sink in SINKS
-        for name, value in {
-            "MAX_TRIES": "1",
-            "BACKOFF_CAP_SECONDS": "1",
-            "RETRY_AFTER_CAP_SECONDS": "1",
-            "CONNECT_TIMEOUT_SECONDS": "1",
-            "READ_TIMEOUT_SECONDS": "2",
-        }.items()
-    },
-}
+from .conftest import MakeSystem
+
+#: The sweep alone recovers events; with such short leases, a busy machine may need many dispatches.
+SETTINGS = ONE_SHORT_ATTEMPT | SHORT_LEASE | FREQUENT_SWEEPS | LONG_VISIBILITY
+SETTINGS |= {"MAX_DISPATCHES": "100"}
 
 ON_THE_WAY = [
     point for point in POINTS if point.split(":")[0] in ("process", "deliver", "chord", "settle")
 ]
-TAKING = "take: an event, before it is noted"
-BEFORE_THE_CLAIM = (TAKING, "process: received", "process: before the claim")
+RESERVING = "reserve: an event, before it is noted"
+BEFORE_THE_CLAIM = (RESERVING, "process: received", "process: before the claim")
 
 
 @pytest.fixture(scope="module")
-def breakable_system(
-    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+def module_system(make_system: MakeSystem) -> Iterator[System]:
     """A system with beat, whose worker each test starts with a fault of its own."""
-    folder = tmp_path_factory.mktemp("kills")
-    with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **QUICK) as system:
+    with make_system("kills", beat=True, **SETTINGS) as system:
         system.worker.stop()
         yield system
 
 
 @pytest.fixture
-def system(breakable_system: System, sinks: SampleSinks) -> Iterator[System]:
-    """The same, with everything up but a worker."""
-    for part in (breakable_system.broker, breakable_system.ingest, breakable_system.beat):
+def system(module_system: System, sinks: SampleSinks) -> Iterator[System]:
+    """The same, with everything running but a worker."""
+    for part in (module_system.broker, module_system.ingest, module_system.beat):
         assert part is not None
-        if part.status != "running":
-            part.restart()
-    breakable_system.broker.client.flushall()
-    yield breakable_system
-    breakable_system.worker.teardown()
+        part.restart_unless_running()
+    module_system.broker.client.flushall()
+    yield module_system
+    module_system.worker.teardown()
 
 
 def start_worker(system: System, point: str, victim: str, **settings: str) -> Path:
-    """Start the system's worker with a fault in it; give the file that tells that it struck."""
+    """Start the system's worker with a fault in it; return the file that exists once it struck."""
     flag = system.folder / f"struck-{secrets.token_hex(4)}"
     fault = {"FAULT_POINT": point, "FAULT_VICTIM": victim, "FAULT_FLAG": str(flag)}
     with_faults = ("-I", "tests.support.faults")
@@ -84,7 +74,7 @@ def start_worker(system: System, point: str, victim: str, **settings: str) -> Pa
     return flag
 
 
-def replace_invalid(flag: Path, victim: ProcessContainer | None) -> None:
+def restart_victim(flag: Path, victim: ProcessContainer | None) -> None:
     """Wait until the fault struck, and restart what died, as a supervisor would."""
     eventually(flag.exists, what="the fault strikes")
     if victim:  # Celery itself replaces a process of the pool
@@ -93,7 +83,7 @@ def replace_invalid(flag: Path, victim: ProcessContainer | None) -> None:
 
 
 def assert_finished(system: System, event: Envelope, key: str, revisions: int = 1) -> None:
-    """Every sink has it, under the same key however often; and nothing is left to do."""
+    """Every sink has it, under the same key however often; and nothing is due."""
 
     def settled() -> bool:
         # A worker that loses Redis at the wrong moment may end: a supervisor starts it again.
@@ -113,37 +103,37 @@ def assert_finished(system: System, event: Envelope, key: str, revisions: int = 
 
 
 @pytest.mark.parametrize("point", ON_THE_WAY)
-def test_a_pool_process_dies(system: System, point: str) -> None:
+def test_an_event_survives_a_kill_of_a_pool_process(system: System, point: str) -> None:
     flag = start_worker(system, point, "child")
     event = envelope()
     key = system.accept(event)
-    replace_invalid(flag, None)
+    restart_victim(flag, None)
     assert_finished(system, event, key)
 
 
-@pytest.mark.parametrize("point", [TAKING, *ON_THE_WAY])
-def test_a_worker_dies(system: System, point: str) -> None:
-    # Before there is a claim, only Redis knows of the event, and has to hand it out again.
-    patience = {"VISIBILITY_TIMEOUT_SECONDS": "2"} if point in BEFORE_THE_CLAIM else {}
-    flag = start_worker(system, point, "worker", **patience)
+@pytest.mark.parametrize("point", [RESERVING, *ON_THE_WAY])
+def test_an_event_survives_a_kill_of_a_worker(system: System, point: str) -> None:
+    # Before there is a claim, only Redis has the event, and has to redeliver it.
+    redelivery = SHORT_VISIBILITY if point in BEFORE_THE_CLAIM else {}
+    flag = start_worker(system, point, "worker", **redelivery)
     event = envelope()
     key = system.accept(event)
-    replace_invalid(flag, system.worker)
+    restart_victim(flag, system.worker)
     assert_finished(system, event, key)
 
 
-@pytest.mark.parametrize("point", [TAKING, *ON_THE_WAY])
-def test_redis_dies(system: System, point: str) -> None:
-    flag = start_worker(system, point, str(system.broker.pid), VISIBILITY_TIMEOUT_SECONDS="2")
+@pytest.mark.parametrize("point", [RESERVING, *ON_THE_WAY])
+def test_an_event_survives_a_kill_of_redis(system: System, point: str) -> None:
+    flag = start_worker(system, point, str(system.broker.pid), **SHORT_VISIBILITY)
     event = envelope()
     key = system.accept(event)
-    replace_invalid(flag, system.broker)
+    restart_victim(flag, system.broker)
     assert_finished(system, event, key)
 
 
 @pytest.mark.parametrize("victim", ["child", "worker"])
 @pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("sweep")])
-def test_during_a_sweep(system: System, point: str, victim: str) -> None:
+def test_an_event_survives_a_kill_during_a_sweep(system: System, point: str, victim: str) -> None:
     event = envelope()
     key = str(event["id"])
     rules = MetadataRules.from_file(SHIPPED, "prod")
@@ -151,12 +141,14 @@ def test_during_a_sweep(system: System, point: str, victim: str) -> None:
     flag = start_worker(system, point, victim)
     system.claims.claim(claim)
     system.change(key, "due_at", {"N": "1"})
-    replace_invalid(flag, system.worker if victim == "worker" else None)
+    restart_victim(flag, system.worker if victim == "worker" else None)
     assert_finished(system, event, key)
 
 
 @pytest.mark.parametrize("victim", ["child", "worker"])
-def test_during_a_redrive(system: System, sinks: SampleSinks, victim: str) -> None:
+def test_an_event_survives_a_kill_during_a_redrive(
+    system: System, sinks: SampleSinks, victim: str
+) -> None:
     flag = start_worker(system, "redrive: reopened, before the call", victim)
     event = envelope()
     sinks.behave("crm", "status", status=400)
@@ -164,12 +156,12 @@ def test_during_a_redrive(system: System, sinks: SampleSinks, victim: str) -> No
     assert system.settled(key).status == "partial_failure"
     sinks.behave("crm")
     assert system.celery("call", "deliver.crm", "--args", json.dumps([key])).returncode == 0
-    replace_invalid(flag, system.worker if victim == "worker" else None)
+    restart_victim(flag, system.worker if victim == "worker" else None)
     eventually(lambda: system.claim(key).status == "completed", what="the redrive gets through")
     assert_finished(system, event, key, revisions=2)
 
 
-def test_ingest_dies_before_it_answers(system: System) -> None:
+def test_an_event_survives_a_kill_of_ingest(system: System) -> None:
     flag = system.folder / "struck-ingest"
     point = "ingest: published, before 202"
     faulty = system.make_ingest(
@@ -195,7 +187,7 @@ def test_ingest_dies_before_it_answers(system: System) -> None:
     )
 
 
-def test_beat_dies_and_two_take_its_place(system: System) -> None:
+def test_an_event_survives_a_kill_of_beat(system: System) -> None:
     assert system.beat is not None
     system.beat.kill()
     flag = start_worker(system, "process: claimed, before the chord", "worker")
@@ -205,7 +197,7 @@ def test_beat_dies_and_two_take_its_place(system: System) -> None:
     try:
         system.beat.restart()
         other.start()
-        replace_invalid(flag, system.worker)
+        restart_victim(flag, system.worker)
         assert_finished(system, event, key)
     finally:
         other.teardown()
@@ -219,13 +211,13 @@ def test_beat_dies_and_two_take_its_place(system: System) -> None:
         "chord: complete, before settle is published",
     ],
 )
-def test_without_the_sweep_a_lost_part_strands_its_chord(system: System, point: str) -> None:
+def test_a_lost_part_strands_its_chord_without_a_sweep(system: System, point: str) -> None:
     assert system.beat is not None
     system.beat.kill()
     flag = start_worker(system, point, "worker")
     event = envelope()
     key = system.accept(event)
-    replace_invalid(flag, system.worker)
+    restart_victim(flag, system.worker)
 
     def overdue() -> bool:
         return any(due.key == key for due in system.claims.due())

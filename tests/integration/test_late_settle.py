@@ -70,7 +70,7 @@ def is_due(claims: Claims, key: str) -> bool:
 
 
 @pytest.mark.parametrize("late", [Outcome.DELIVERED, Outcome.FAILED, Outcome.PARKED])
-def test_a_later_dispatch_that_dies_after_a_late_settle_is_finished(
+def test_a_dispatch_that_dies_after_a_late_settle_is_finished(
     claims: Claims, first: Claim, late: Outcome
 ) -> None:
     settled = read(claims, first.id)

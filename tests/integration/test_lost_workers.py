@@ -1,4 +1,4 @@
-"""Workers and messages that are lost at the worst moments: the event is finished all the same."""
+"""Workers, messages and Redis lost at the worst moments: the event is finished all the same."""
 
 import os
 import signal
@@ -11,60 +11,49 @@ from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.nodes import running
+from tests.support.short_settings import (
+    FREQUENT_SWEEPS,
+    LONG_LEASE,
+    LONG_VISIBILITY,
+    ONE_SHORT_ATTEMPT,
+    SHORT_LEASE,
+    SHORT_VISIBILITY,
+)
 from tests.support.system import System, TaskEvents
 from tests.support.waiting import eventually
 from tests.support.wiretap import lose_the_answer
 
-#: One short try a delivery, so that a lease can be short.
-QUICK = {
-    f"{sink.upper()}_{name}": value
-    for sink in SINKS
-    for name, value in {
-        "MAX_TRIES": "1",
-        "BACKOFF_CAP_SECONDS": "1",
-        "RETRY_AFTER_CAP_SECONDS": "1",
-        "CONNECT_TIMEOUT_SECONDS": "1",
-        "READ_TIMEOUT_SECONDS": "2",
-    }.items()
-}
+from .conftest import MakeSystem
 
-#: What may come to the rescue, by the settings that leave the rest out of the game.
-RESCUES = {
-    "sweep": {"CLAIM_LEASE_SECONDS": "4", "VISIBILITY_TIMEOUT_SECONDS": "3600"},
-    "redelivery": {"CLAIM_LEASE_SECONDS": "3600", "VISIBILITY_TIMEOUT_SECONDS": "2"},
-    "both": {"CLAIM_LEASE_SECONDS": "4", "VISIBILITY_TIMEOUT_SECONDS": "2"},
-    "neither": {"CLAIM_LEASE_SECONDS": "3600", "VISIBILITY_TIMEOUT_SECONDS": "3600"},
+#: What recovers an event whose worker is lost, by the settings that rule the rest out.
+RECOVERIES = {
+    "sweep": SHORT_LEASE | LONG_VISIBILITY,
+    "redelivery": LONG_LEASE | SHORT_VISIBILITY,
+    "both": SHORT_LEASE | SHORT_VISIBILITY,
+    "neither": LONG_LEASE | LONG_VISIBILITY,
 }
 
 
 @pytest.fixture(scope="module")
-def rescue(request: pytest.FixtureRequest) -> str:
-    """What comes to the rescue: the sweep, unless a test asks for others."""
+def recovery(request: pytest.FixtureRequest) -> str:
+    """What recovers events: the sweep, unless a test is parametrised with others."""
     return getattr(request, "param", "sweep")
 
 
 @pytest.fixture(scope="module")
-def breakable_system(
-    rescue: str,
-    aws_url: str,
-    sample_sinks: SampleSinks,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[System]:
-    """A system with beat and short leases."""
-    folder = tmp_path_factory.mktemp(rescue)
-    schedule = {"SWEEP_INTERVAL_SECONDS": "1", "REDRIVE_SCHEDULE_SECONDS": "1"}
-    settings = {**schedule, **QUICK, **RESCUES[rescue]}
-    with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **settings) as system:
+def module_system(recovery: str, make_system: MakeSystem) -> Iterator[System]:
+    """A system with beat, in which only ``recovery`` can recover an event."""
+    settings = ONE_SHORT_ATTEMPT | FREQUENT_SWEEPS | RECOVERIES[recovery]
+    with make_system(recovery, beat=True, REDRIVE_SCHEDULE_SECONDS="1", **settings) as system:
         yield system
 
 
 @pytest.fixture
-def system(breakable_system: System, sinks: SampleSinks) -> System:
-    """The same, with whatever the test before has broken mended."""
-    if breakable_system.worker.status != "running":
-        breakable_system.worker.restart()
-    breakable_system.dynamodb.forget()
-    return breakable_system
+def system(module_system: System, sinks: SampleSinks) -> System:
+    """The same, with its worker running and no faults left."""
+    module_system.worker.restart_unless_running()
+    module_system.dynamodb.forget()
+    return module_system
 
 
 def hang_in_crm(system: System, sinks: SampleSinks) -> tuple[Envelope, str]:
@@ -86,7 +75,7 @@ def be_slow_in_crm(system: System, sinks: SampleSinks) -> tuple[Envelope, str]:
 
 
 def assert_finished(system: System, event: Envelope, claim: Claim) -> None:
-    """Every sink has it, under the same key however often; and nothing is left to do."""
+    """Every sink has it, under the same key however often; and nothing is due."""
     assert claim.status == "completed"
     for sink in SINKS:
         assert {request.key for request in system.calls(event)[sink]} == {f"{claim.id}:{sink}"}
@@ -96,8 +85,8 @@ def assert_finished(system: System, event: Envelope, claim: Claim) -> None:
     assert "holder" not in system.item(claim.id)
 
 
-@pytest.mark.parametrize("rescue", ["sweep", "redelivery", "both"], indirect=True)
-def test_a_worker_killed_in_the_middle_of_a_delivery(
+@pytest.mark.parametrize("recovery", ["sweep", "redelivery", "both"], indirect=True)
+def test_a_worker_killed_during_a_delivery(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = hang_in_crm(system, sinks)
@@ -111,7 +100,7 @@ def test_a_worker_killed_in_the_middle_of_a_delivery(
     assert len(system.calls(event)["crm"]) >= 2
 
 
-def test_a_worker_that_stays_away_and_another_in_its_place(
+def test_another_worker_takes_over_from_a_lost_one(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = hang_in_crm(system, sinks)
@@ -121,7 +110,7 @@ def test_a_worker_that_stays_away_and_another_in_its_place(
         assert f"took over {key}, overdue: generation 2" in other.logs()
 
 
-def test_the_main_process_killed_and_its_pool_alive(
+def test_a_main_process_killed_while_its_pool_lives(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = be_slow_in_crm(system, sinks)
@@ -130,7 +119,7 @@ def test_the_main_process_killed_and_its_pool_alive(
     assert_finished(system, event, system.settled(key))
 
 
-def test_a_pool_process_killed_in_the_middle_of_a_delivery(
+def test_a_pool_process_killed_during_a_delivery(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = hang_in_crm(system, sinks)
@@ -140,19 +129,19 @@ def test_a_pool_process_killed_in_the_middle_of_a_delivery(
     assert celery_setup.worker.container.status == "running"
 
 
-@pytest.mark.parametrize("rescue", ["neither"], indirect=True)
-def test_a_pool_process_killed_and_dynamodb_away_as_its_delivery_comes_again(
+@pytest.mark.parametrize("recovery", ["neither"], indirect=True)
+def test_a_pool_process_killed_while_dynamodb_fails(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = hang_in_crm(system, sinks)
-    for _ in range(4):  # all tries of the client to count the redelivery
+    for _ in range(4):  # all attempts of the client to count the redelivery
         system.dynamodb.before_answer("UpdateItem", f"redelivered:{key}.crm.1", lose_the_answer)
     os.kill(system.pool_process_of(celery_setup.app, f"{key}.crm.1"), signal.SIGKILL)
     eventually(lambda: system.claim(key).status == "completed", what="it is delivered later")
     assert [len(calls) for calls in system.calls(event).values()] == [1, 2, 1]
 
 
-def test_a_worker_killed_once_the_claim_is_written(
+def test_a_worker_killed_after_the_claim_is_written(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event = envelope()
@@ -169,7 +158,7 @@ def test_a_worker_killed_once_the_claim_is_written(
     assert claim.generation == 2
 
 
-def test_a_worker_killed_once_the_status_is_written(
+def test_a_worker_killed_after_the_status_is_written(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event = envelope()
@@ -181,13 +170,13 @@ def test_a_worker_killed_once_the_status_is_written(
     celery_setup.worker.restart()
 
     assert_finished(system, event, claim)
-    # Whatever comes to life again after the kill finds nothing to do.
+    # What is redelivered after the kill changes nothing.
     after = system.settle(envelope())
     assert after.status == "completed"
     assert system.claim(key) == claim
 
 
-def test_a_message_that_is_lost(
+def test_a_lost_message_is_dispatched_again(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     queue = system.broker.client
@@ -205,7 +194,7 @@ def test_a_message_that_is_lost(
     assert (claim.generation, len(system.calls(event)["crm"])) == (2, 1)
 
 
-def test_a_worker_asked_to_stop_finishes_what_it_delivers(
+def test_a_stopping_worker_finishes_its_deliveries(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = be_slow_in_crm(system, sinks)
@@ -234,7 +223,7 @@ def test_redis_killed_with_accepted_events_in_it(
         assert_finished(system, event, system.settled(event["id"]))
 
 
-def test_redis_killed_in_the_middle_of_a_delivery(
+def test_redis_killed_during_a_delivery(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event, key = be_slow_in_crm(system, sinks)
@@ -243,7 +232,7 @@ def test_redis_killed_in_the_middle_of_a_delivery(
     celery_setup.broker.restart()
 
     def settled() -> bool:
-        if celery_setup.worker.container.status == "exited":  # whoever supervises it does this
+        if celery_setup.worker.container.status == "exited":  # a supervisor would
             celery_setup.worker.restart()
         return system.claim(key).status != "processing"
 
@@ -269,7 +258,7 @@ def completed(system: System, key: str) -> Claim | None:
     return claim if claim and claim.status == "completed" else None
 
 
-@pytest.mark.parametrize("rescue", ["both"], indirect=True)
+@pytest.mark.parametrize("recovery", ["both"], indirect=True)
 def test_redis_full_for_a_while(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
@@ -286,7 +275,7 @@ def test_redis_full_for_a_while(
     redis.config_set("maxmemory", "0")
 
     for event in events:
-        # A delivery has one try of two seconds, of which a busy machine may need two: then it is
+        # A delivery has one attempt of two seconds, which a busy machine may need: then it is
         # made again, and its event has a revision more.
         claim = eventually(lambda key=event["id"]: completed(system, key), 60, what="all is done")  # type: ignore[misc]
         assert claim is not None
@@ -306,7 +295,7 @@ def test_all_of_redis_lost(
     assert_finished(system, event, system.settled(key))
 
 
-def test_the_answer_to_the_claim_lost(
+def test_a_lost_answer_to_the_claim_repeats_nothing(
     system: System, sinks: SampleSinks, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -315,14 +304,14 @@ def test_the_answer_to_the_claim_lost(
     claim = system.settle(event)
 
     assert_finished(system, event, claim)
-    assert claim.generation == 1, "whoever finds its own claim goes on with it"
+    assert claim.generation == 1, "a worker that finds its own claim continues"
     assert {sink: len(calls) for sink, calls in system.calls(event).items()} == dict.fromkeys(
         SINKS, 1
     )
     assert system.dynamodb.calls(claim.id).count("PutItem") == 2
 
 
-def test_the_answer_to_the_settling_lost(
+def test_a_lost_answer_to_settling_repeats_nothing(
     system: System, sinks: SampleSinks, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -352,7 +341,7 @@ def test_a_sweep_does_not_wait_behind_a_backlog(
     assert_finished(system, event, system.settled(event["id"]))
 
 
-def test_an_event_that_comes_again_takes_over_what_is_overdue(
+def test_a_duplicate_takes_over_an_overdue_event(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event = envelope()

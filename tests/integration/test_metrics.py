@@ -1,6 +1,7 @@
-"""Counters: of all processes together, and kept where Redis is away."""
+"""Metrics: counted over all processes, and kept while Redis is away."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedded.stubs.sinks import SampleSinks
-from tasks.counters import Counters, minutes, totals
+from tasks.counters import FLUSH_INTERVAL, Counters, minutes, totals
 from tests.support.dashboard import FlowerContainer, Visitor
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import RedisContainer, running
@@ -16,15 +17,16 @@ from tests.support.system import System
 from tests.support.waiting import eventually
 
 
-def test_what_several_count_is_added_up(engines: None, tmp_path: Path) -> None:
+def test_counts_of_all_processes_are_added_up(engines: None, tmp_path: Path) -> None:
     with running(RedisContainer(tmp_path)) as redis:
         for _ in range(2):
             counters = Counters()
-            counters.connect(lambda: redis.client)
             counters.add("settled", status="failed")
+            counters.flush()  # not connected yet: the count is kept
+            counters.connect(lambda: redis.client)
             counters.add("attempts", 3, sink="crm")
             counters.flush()
-            counters.flush()  # what has been brought is not brought again
+            counters.flush()  # nothing is flushed twice
         expected = {'settled{status="failed"}': 2, 'attempts{sink="crm"}': 6}
         assert totals(redis.client) == expected
         counted = [counts for counts in minutes(redis.client, 2) if counts]
@@ -48,10 +50,23 @@ def stats(system: System) -> Any:
     return json.loads(system.celery("stats", "--json").stdout)
 
 
+def totals_at_rest(system: System) -> dict[str, int]:
+    """The counts, once no process has any left to flush of an earlier test."""
+    counts = [totals(system.broker.client)]
+
+    def unchanged() -> bool:
+        time.sleep(2 * FLUSH_INTERVAL)
+        counts.append(totals(system.broker.client))
+        return counts[-1] == counts[-2]
+
+    eventually(unchanged, what="nothing is counted")
+    return counts[-1]
+
+
 @pytest.fixture
 def before(system: System) -> dict[str, int]:
     """What had been counted before the test."""
-    return totals(system.broker.client)
+    return totals_at_rest(system)
 
 
 def test_an_event_is_counted_on_its_way(
@@ -83,11 +98,11 @@ def test_an_event_is_counted_on_its_way(
     assert set(seen["backlog"]) == queues
 
 
-def test_each_sweep_logs_the_backlog(patient_system: System) -> None:
+def test_each_sweep_logs_the_backlog(retrying_system: System) -> None:
     """Workers scale by it (``deploy/service.yaml``)."""
 
     def logged() -> list[Any]:
-        lines = patient_system.worker.logs().splitlines()
+        lines = retrying_system.worker.logs().splitlines()
         return [json.loads(line)["backlog"] for line in lines if line.startswith('{"at"')]
 
     queues = {"events", "settle", "sweep", *(f"deliver_{sink}" for sink in SINKS)}
@@ -102,7 +117,7 @@ Samples = dict[tuple[str, ...], float]
 
 
 def samples(text: str) -> Samples:
-    """Read what Prometheus would: name and labels → value; of ours only."""
+    """The project's own metrics, as Prometheus reads them: name and labels → value."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -118,9 +133,10 @@ def from_ingest(system: System) -> Samples:
     return samples(answer.body.decode())
 
 
-def test_prometheus_reads_what_the_sinks_counted(
+def test_prometheus_exposes_what_was_counted(
     system: System, shared_flower: FlowerContainer, sinks: SampleSinks
 ) -> None:
+    totals_at_rest(system)
     before = from_ingest(system)
     sinks.behave("crm", "status", status=400)
     events = [envelope() for _ in range(3)]
@@ -157,7 +173,9 @@ def test_prometheus_reads_what_the_sinks_counted(
     assert read.keys() == before.keys()
 
 
-def test_without_redis_prometheus_is_told(engines: None, system: System, tmp_path: Path) -> None:
+def test_prometheus_reports_that_redis_is_away(
+    engines: None, system: System, tmp_path: Path
+) -> None:
     with running(RedisContainer(tmp_path)) as redis:
         settings = {**system.settings, "REDIS_URL": redis.url}
         with running(FlowerContainer(tmp_path, settings)) as flower:

@@ -1,7 +1,7 @@
-"""An event that kills whoever handles it ends as failed, with that reason; the others go on.
+"""An event that kills every process that handles it fails, with that reason; others are processed.
 
 It kills at the same point each time: a process of the pool, whose message goes back to Redis at
-once, or the whole worker, which is started again as a supervisor would.
+once, or the whole worker, which is restarted as a supervisor would.
 """
 
 from collections.abc import Iterator
@@ -12,44 +12,50 @@ from embedded.stubs.sinks import SampleSinks
 from tasks.claims import Claim, Status
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
 from tests.support.nodes import WorkerContainer, running
-from tests.support.system import ONE_TRY, System
+from tests.support.short_settings import (
+    FREQUENT_SWEEPS,
+    LONG_LEASE,
+    LONG_VISIBILITY,
+    ONE_SHORT_ATTEMPT,
+    SHORT_LEASE,
+    SHORT_VISIBILITY,
+)
+from tests.support.system import System
 from tests.support.waiting import eventually
+
+from .conftest import MakeSystem
 
 #: How often an event is started, at most.
 STARTS = 3
 
-#: What brings back a message whose worker died; a child's comes back without.
-BY_NOTHING = {"VISIBILITY_TIMEOUT_SECONDS": "3600", "CLAIM_LEASE_SECONDS": "3600"}
-BY_REDIS = {**BY_NOTHING, "VISIBILITY_TIMEOUT_SECONDS": "2"}
-BY_SWEEP = {**BY_NOTHING, "CLAIM_LEASE_SECONDS": "4"}
+#: What redelivers the message of a worker that died; that of a pool process needs nothing.
+BY_NOTHING = LONG_LEASE | LONG_VISIBILITY
+BY_REDIS = LONG_LEASE | SHORT_VISIBILITY
+BY_SWEEP = SHORT_LEASE | LONG_VISIBILITY
 
 
 @pytest.fixture(scope="module")
-def beating_system(
-    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+def module_system(make_system: MakeSystem) -> Iterator[System]:
     """A system with beat and without a worker."""
-    folder = tmp_path_factory.mktemp("poison")
-    settings = {"SWEEP_INTERVAL_SECONDS": "1", **ONE_TRY}
-    with System(folder, aws_url=aws_url, sinks=sample_sinks, beat=True, **settings) as system:
+    with make_system("poison", beat=True, **ONE_SHORT_ATTEMPT, **FREQUENT_SWEEPS) as system:
         system.worker.teardown()
         yield system
 
 
 @pytest.fixture
-def system(beating_system: System, sinks: SampleSinks) -> System:
+def system(module_system: System, sinks: SampleSinks) -> System:
     """The same, with nothing in Redis."""
-    beating_system.broker.client.flushall()
-    return beating_system
+    module_system.broker.client.flushall()
+    return module_system
 
 
 def finish(
-    system: System, point: str, victim: str, rescue: dict[str, str]
+    system: System, point: str, victim: str, recovery: dict[str, str]
 ) -> tuple[Envelope, Claim, int]:
-    """Let a worker finish a poisonous event among others; tell how often the worker died of it."""
+    """Let a worker finish a poisonous event among others; return how often the worker died too."""
     poison, *others = events = [envelope() for _ in range(4)]
     fault = {"FAULT_POINT": point, "FAULT_VICTIM": victim, "FAULT_KEY": poison["id"]}
-    settings = {"MAX_DISPATCHES": str(STARTS), **rescue, **fault}
+    settings = {"MAX_DISPATCHES": str(STARTS), **recovery, **fault}
     deaths = 0
 
     def settled(worker: WorkerContainer) -> bool:
@@ -74,29 +80,33 @@ def finish(
     return poison, claim, deaths
 
 
-@pytest.mark.parametrize(("victim", "rescue"), [("child", BY_NOTHING), ("worker", BY_REDIS)])
-def test_before_the_claim(system: System, victim: str, rescue: dict[str, str]) -> None:
-    event, claim, deaths = finish(system, "process: received", victim, rescue)
+@pytest.mark.parametrize(("victim", "recovery"), [("child", BY_NOTHING), ("worker", BY_REDIS)])
+def test_an_event_that_kills_before_its_claim_fails(
+    system: System, victim: str, recovery: dict[str, str]
+) -> None:
+    event, claim, deaths = finish(system, "process: received", victim, recovery)
     assert claim.status == "failed"
     [record] = claim.audit
     assert record["validationErrors"] == [
         {"field": "event", "message": "Given up: it kept killing its worker."}
     ]
-    assert claim.payload, "an operator may look into it, and redrive it"
+    assert claim.payload, "an operator can read and redrive it"
     assert system.calls(event) == {sink: [] for sink in SINKS}
     assert deaths == (STARTS if victim == "worker" else 0)
 
 
 @pytest.mark.parametrize(
-    ("victim", "rescue", "reason"),
+    ("victim", "recovery", "reason"),
     [
         ("child", BY_NOTHING, "given up: it kept killing its worker"),
         ("worker", BY_SWEEP, f"given up: {STARTS} dispatches did not live to settle it"),
     ],
 )
-def test_in_a_delivery(system: System, victim: str, rescue: dict[str, str], reason: str) -> None:
+def test_an_event_that_kills_in_a_delivery_fails(
+    system: System, victim: str, recovery: dict[str, str], reason: str
+) -> None:
     point = "deliver: called, before its result"
-    event, claim, deaths = finish(system, point, victim, rescue)
+    event, claim, deaths = finish(system, point, victim, recovery)
     calls = {sink: len(calls) for sink, calls in system.calls(event).items()}
     results = {result["service"]: result for result in claim.audit[-1]["downstreamResults"]}
     assert (results["crm"]["success"], results["crm"]["error"]) == (False, reason)

@@ -1,4 +1,4 @@
-"""Sinks that are down for long: what is parked, what is drained, and the long schedule."""
+"""Sinks that are down for long: what is parked, what is drained, and delayed retries."""
 
 import json
 from collections.abc import Sequence
@@ -16,29 +16,39 @@ from tasks.clock import now, to_rfc3339
 from tasks.events import MetadataRules
 from tasks.events.metadata import SHIPPED
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
+from tests.support.short_settings import SHORT_DELAYED_RETRIES
 from tests.support.system import System
 from tests.support.waiting import eventually
-
-from .conftest import PATIENT
 
 #: Seconds for what takes several steps of a drain, one a second.
 LONG = 120.0
 
 
+@pytest.fixture(scope="module")
+def module_system(retrying_system: System) -> System:
+    """The system with ``SHORT_DELAYED_RETRIES``."""
+    return retrying_system
+
+
 @pytest.fixture
-def system(patient_system: System) -> System:
-    """A system whose breakers are closed."""
-    patient_system.broker.client.delete(*map(breaker_of, SINKS))
-    return patient_system
+def system(module_system: System, sinks: SampleSinks) -> System:
+    """The same, with all circuit breakers closed."""
+    close_breakers(module_system)
+    return module_system
 
 
 def breaker_of(sink: str) -> str:
-    """The key of a sink's breaker."""
+    """The Redis key of a sink's circuit breaker."""
     return f"breaker.{sink}"
 
 
-def take_down(system: System, *sinks: str) -> None:
-    """Have these breakers open, until further notice."""
+def close_breakers(system: System) -> None:
+    """Close the circuit breakers of all sinks."""
+    system.broker.client.delete(*map(breaker_of, SINKS))
+
+
+def open_breakers(system: System, *sinks: str) -> None:
+    """Open the circuit breakers of these sinks, without an end."""
     for sink in sinks:
         system.broker.client.hset(
             breaker_of(sink), mapping={"open_until": str(10**15), "opened": "1"}
@@ -46,13 +56,13 @@ def take_down(system: System, *sinks: str) -> None:
 
 
 def let_probe(system: System, sink: str) -> None:
-    """Let the time of an open breaker be over."""
+    """Make the next probe of an open circuit breaker due."""
     assert system.broker.client.hexists(breaker_of(sink), "open_until")
     system.broker.client.hset(breaker_of(sink), "open_until", "1")
 
 
 def is_closed(system: System, sink: str) -> bool:
-    """Tell whether a breaker has closed."""
+    """Whether a circuit breaker is closed."""
     return not system.broker.client.hexists(breaker_of(sink), "open_until")
 
 
@@ -67,16 +77,16 @@ def completed(system: System, keys: Sequence[str]) -> list[Claim]:
     return eventually(claims, LONG, what="all are completed")
 
 
-def another_round(system: System, key: str) -> Claim:
-    """Let the schedule come round for an event, and wait until it has settled anew."""
+def retry_now(system: System, key: str) -> Claim:
+    """Make the delayed retry of an event due, and wait until it has settled again."""
     generation = system.claim(key).generation
-    system.hurry(key)
+    system.make_due(key)
     eventually(lambda: system.claim(key).generation > generation, what="it is taken over")
     return system.settled(key)
 
 
 def delivered_once(system: System, events: Sequence[Envelope]) -> None:
-    """Each sink took each event once; whatever it was sent, it was under the one key."""
+    """Each sink accepted each event once; every call was under the same key."""
     for event in events:
         for sink, calls in system.calls(event).items():
             assert {call.key for call in calls} == {f"{event['id']}:{sink}"}
@@ -84,12 +94,12 @@ def delivered_once(system: System, events: Sequence[Envelope]) -> None:
 
 
 def parked_for(system: System, sink: str) -> set[str]:
-    """Name what waits for a sink to recover."""
+    """The keys of the events that are parked for a sink."""
     return {due.key for due in system.claims.parked(sink)}
 
 
 def shown(system: System, *words: str) -> list[Any]:
-    """What a command prints, one JSON object a line."""
+    """What a command prints, one JSON object per line."""
     done = system.celery(*words)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -98,11 +108,11 @@ def shown(system: System, *words: str) -> list[Any]:
 # ── A sink goes down, and comes back ──────────────────────────────────────────────────────────
 
 
-def test_a_sink_that_is_down_is_parked_for_and_drained_once_it_is_back(
+def test_a_sink_that_is_down_is_parked_and_drained_when_back(
     system: System, sinks: SampleSinks
 ) -> None:
     sinks.behave("crm", "status", status=503)
-    failures = int(PATIENT["CRM_BREAKER_FAILURES"])
+    failures = int(SHORT_DELAYED_RETRIES["CRM_BREAKER_FAILURES"])
     first = [envelope() for _ in range(failures)]
     for event in first:
         assert system.settle(event).status == "partial_failure"
@@ -152,8 +162,10 @@ def test_a_sink_that_is_down_is_parked_for_and_drained_once_it_is_back(
     assert "breaker of crm closed: it is called again" in logs
 
 
-def test_of_two_sinks_that_are_down_one_recovers(system: System, sinks: SampleSinks) -> None:
-    take_down(system, "crm", "analytics")
+def test_of_two_parked_sinks_each_is_drained_when_it_recovers(
+    system: System, sinks: SampleSinks
+) -> None:
+    open_breakers(system, "crm", "analytics")
     event = envelope()
     claim = system.settle(event)
     assert {s: d.outcome for s, d in claim.deliveries.items()} == {
@@ -173,7 +185,7 @@ def test_of_two_sinks_that_are_down_one_recovers(system: System, sinks: SampleSi
     assert_chain_holds(list(claim.audit))
 
 
-def test_probes_that_fail_leave_it_down_and_the_first_that_succeeds_ends_it(
+def test_failed_probes_keep_the_breaker_open_until_one_succeeds(
     system: System, sinks: SampleSinks
 ) -> None:
     before = system.worker.logs().count("breaker of analytics stays open: the probe failed")
@@ -191,9 +203,9 @@ def test_probes_that_fail_leave_it_down_and_the_first_that_succeeds_ends_it(
     sinks.behave("analytics")
 
     def through() -> bool:
-        for key in keys:  # what failed as a probe may have used its quick rounds up
+        for key in keys:  # a failed probe may have used up the short delayed retries
             if system.claim(key).deliveries["analytics"].outcome == Outcome.FAILED:
-                system.hurry(key)
+                system.make_due(key)
         return all(system.claim(key).status == "completed" for key in keys)
 
     eventually(through, LONG, what="all are completed")
@@ -202,33 +214,33 @@ def test_probes_that_fail_leave_it_down_and_the_first_that_succeeds_ends_it(
         assert_chain_holds(list(system.claim(key).audit))
 
 
-# ── The long schedule ─────────────────────────────────────────────────────────────────────────
+# ── Delayed retries ───────────────────────────────────────────────────────────────────────────
 
 
-def test_what_used_its_tries_up_is_tried_again_and_recorded_when_something_changes(
+def test_a_delayed_retry_is_recorded_when_its_outcome_changes(
     system: System, sinks: SampleSinks
 ) -> None:
     event = envelope()
-    tries = int(PATIENT["COMPLIANCE_MAX_TRIES"])
+    attempts = int(SHORT_DELAYED_RETRIES["COMPLIANCE_MAX_TRIES"])
     sinks.behave("compliance", "status", status=503, retry_after=0)
     claim = system.settle(event)
-    assert (claim.status, claim.deliveries["compliance"].attempts) == ("partial_failure", tries)
+    assert (claim.status, claim.deliveries["compliance"].attempts) == ("partial_failure", attempts)
     assert claim.due_at is not None
     assert claim.id in system.due()
 
-    claim = another_round(system, claim.id)
-    assert claim.deliveries["compliance"].attempts >= 2 * tries
+    claim = retry_now(system, claim.id)
+    assert claim.deliveries["compliance"].attempts >= 2 * attempts
     assert len(claim.audit) == 1, "it ended as before"
     assert claim.due_at is not None
 
     sinks.behave("compliance", "status", status=500, retry_after=0)
-    claim = another_round(system, claim.id)
-    claim = another_round(system, claim.id)
+    claim = retry_now(system, claim.id)
+    claim = retry_now(system, claim.id)
     assert claim.deliveries["compliance"].error == "500 Internal Server Error"
     assert len(claim.audit) == 2
 
     sinks.behave("compliance")
-    eventually(lambda: another_round(system, claim.id).status == "completed")
+    eventually(lambda: retry_now(system, claim.id).status == "completed")
     claim = system.claim(claim.id)
     assert [record["status"] for record in claim.audit] == [
         "partial_failure",
@@ -245,7 +257,7 @@ def test_what_used_its_tries_up_is_tried_again_and_recorded_when_something_chang
     delivered_once(system, [event])
 
 
-def test_the_schedule_comes_round_by_itself(system: System, sinks: SampleSinks) -> None:
+def test_a_failed_delivery_is_retried_on_its_schedule(system: System, sinks: SampleSinks) -> None:
     event = envelope()
     sinks.behave("compliance", "status", status=503, retry_after=0, times=3)
     [claim] = completed(system, [system.accept(event)])
@@ -255,13 +267,13 @@ def test_the_schedule_comes_round_by_itself(system: System, sinks: SampleSinks) 
 
 
 @pytest.mark.parametrize("sink", ["compliance", "crm"], ids=["failing", "parked"])
-def test_past_its_age_limit_it_is_given_up_and_audited(
+def test_an_event_past_its_age_limit_is_given_up_and_audited(
     system: System, sinks: SampleSinks, sink: str
 ) -> None:
     sinks.behave("compliance", "status", status=503, retry_after=0)
     if sink == "crm":
         sinks.behave("compliance")
-        take_down(system, "crm")
+        open_breakers(system, "crm")
     event = envelope()
     claim = system.settle(event)
     assert claim.due_at is not None
@@ -269,7 +281,7 @@ def test_past_its_age_limit_it_is_given_up_and_audited(
     system.change(claim.id, "received_at", {"S": long_ago})
 
     def given_up() -> bool:
-        system.hurry(claim.id)
+        system.make_due(claim.id)
         found = system.claim(claim.id)
         return found.status == "partial_failure" and found.due_at is None
 
@@ -283,7 +295,7 @@ def test_past_its_age_limit_it_is_given_up_and_audited(
     assert bool(system.calls(event)["crm"]) == (sink != "crm")
 
 
-def test_what_failed_for_good_is_left_alone_when_the_rest_comes_round(
+def test_a_delayed_retry_leaves_permanent_failures_alone(
     system: System, sinks: SampleSinks
 ) -> None:
     event = envelope()
@@ -294,7 +306,7 @@ def test_what_failed_for_good_is_left_alone_when_the_rest_comes_round(
     sinks.behave("analytics")
     sinks.behave("compliance")
 
-    eventually(lambda: another_round(system, claim.id).deliveries["compliance"].at)
+    eventually(lambda: retry_now(system, claim.id).deliveries["compliance"].at)
     eventually(lambda: system.claim(claim.id).deliveries["compliance"].outcome == "delivered")
 
     claim = system.settled(claim.id)
@@ -304,11 +316,11 @@ def test_what_failed_for_good_is_left_alone_when_the_rest_comes_round(
     assert_chain_holds(list(claim.audit))
 
 
-# ── A sink that is no more ────────────────────────────────────────────────────────────────────
+# ── A sink that was removed ───────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("others", [{}, {"compliance": Outcome.FAILED}], ids=["alone", "others"])
-def test_what_a_sink_never_got_that_is_no_more_is_given_up(
+def test_a_delivery_to_a_removed_sink_is_given_up(
     system: System, sinks: SampleSinks, others: dict[str, Outcome]
 ) -> None:
     event = envelope()
@@ -332,11 +344,11 @@ def test_what_a_sink_never_got_that_is_no_more_is_given_up(
     assert system.claim(key).due_at is not None
 
     def finished() -> bool:
-        system.hurry(key)
+        system.make_due(key)
         found = system.claim(key)
         return found.status == "partial_failure" and found.due_at is None
 
-    eventually(finished, what="nothing is left to do")
+    eventually(finished, what="nothing is due")
     claim = system.claim(key)
     fax = claim.deliveries["fax"]
     assert (fax.outcome, fax.error) == ("failed", "given up: there is no such sink any more")

@@ -1,4 +1,4 @@
-"""Redis as ``deploy/service.yaml`` starts it: what it took is kept, and there is never a second."""
+"""Redis as ``deploy/service.yaml`` starts it: writes are kept, and there is never a second one."""
 
 import os
 import shutil
@@ -25,8 +25,8 @@ class TemplateRedis(RedisServer):
         [container] = task["ContainerDefinitions"]
         [script] = container["Command"]
         self.port = free_port()
-        ours = f"port {self.port}\nbind {HOST}\nEOF\n"
-        script = script.removesuffix("EOF\n").replace("/data", str(data)) + ours
+        options = f"port {self.port}\nbind {HOST}\nEOF\n"
+        script = script.removesuffix("EOF\n").replace("/data", str(data)) + options
         server = find_redis_server()
         assert server is not None, "no redis-server"
         path = f"{Path(server).parent}:{os.environ['PATH']}"  # the script calls it by its name
@@ -45,7 +45,7 @@ def data(engines: None, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_it_took_outlives_it(tmp_path: Path, data: Path) -> None:
+def test_a_write_survives_a_kill(tmp_path: Path, data: Path) -> None:
     with running(TemplateRedis(tmp_path, data)) as server:
         assert server.client.config_get("appendfsync") == {"appendfsync": "always"}
         assert server.client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -53,10 +53,10 @@ def test_what_it_took_outlives_it(tmp_path: Path, data: Path) -> None:
         server.kill()
         server.restart()
         assert server.client.get("taken") == "yes"
-        assert server.stop() == 0  # the signal reaches it, and it ends in peace
+        assert server.stop() == 0  # the signal reaches Redis through the script
 
 
-def test_without_the_password_it_says_nothing(tmp_path: Path, data: Path) -> None:
+def test_a_client_without_the_password_is_refused(tmp_path: Path, data: Path) -> None:
     with running(TemplateRedis(tmp_path, data)) as server:
         with redis.Redis(HOST, server.port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.get("taken")
@@ -79,5 +79,5 @@ def test_a_second_waits_for_the_end_of_the_first(tmp_path: Path, data: Path) -> 
 
 
 def waits_for_the_lock(server: TemplateRedis) -> bool:
-    """Tell whether it has become flock, and not yet Redis."""
+    """Whether it is flock by now, and not yet Redis."""
     return Path(f"/proc/{server.pid}/comm").read_text().strip() == "flock"

@@ -1,4 +1,4 @@
-"""A Redis that wants TLS, a user and a password: the way of an event, and who is not let in."""
+"""A Redis that requires TLS, a user and a password: events are processed, others are refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +11,20 @@ from tests.support.certificates import Authority
 from tests.support.dashboard import FlowerContainer
 from tests.support.envelopes import SINKS, assert_chain_holds, envelope
 from tests.support.nodes import HOST, RedisContainer, running
+from tests.support.short_settings import FREQUENT_SWEEPS
 from tests.support.system import System
+
+from .conftest import MakeSystem
 
 PASSWORD = "p@ss/wörd:of?many#letters"
 QUOTED = "p%40ss%2Fw%C3%B6rd%3Aof%3Fmany%23letters"
 
-#: What our user may: all of its keys and channels, and no command that an administrator needs.
+#: What the user may: all keys and channels, and no command for administrators.
 RIGHTS = "~* &* +@all -@admin -@dangerous +info"
 
 
 class GuardedRedis(RedisContainer):
-    """Listens for TLS alone, and lets in one user, whose rights are no more than we need."""
+    """Accepts TLS alone, and one user, who has no more rights than the project needs."""
 
     def __init__(self, folder: Path) -> None:
         """Make certificates and the list of users; one certificate is for another host."""
@@ -53,32 +56,15 @@ def broker(engines: None, tmp_path_factory: pytest.TempPathFactory) -> GuardedRe
 
 
 @pytest.fixture(scope="module")
-def guarded(
-    aws_url: str,
-    sample_sinks: SampleSinks,
-    broker: GuardedRedis,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[System]:
+def module_system(make_system: MakeSystem, broker: GuardedRedis) -> Iterator[System]:
     """A system whose every process reaches Redis by TLS."""
-    with System(
-        tmp_path_factory.mktemp("guarded"),
-        aws_url=aws_url,
-        sinks=sample_sinks,
-        beat=True,
-        listen=False,
-        broker=broker,
-        REDIS_CA_FILE=str(broker.authority.file),
-        SWEEP_INTERVAL_SECONDS="1",
-    ) as system:
+    trust = {"REDIS_CA_FILE": str(broker.authority.file)}
+    options = {"beat": True, "listen": False, "broker": broker}
+    with make_system("guarded", **options, **trust, **FREQUENT_SWEEPS) as system:
         yield system
 
 
-@pytest.fixture
-def system(guarded: System) -> System:
-    return guarded
-
-
-def test_an_event_goes_its_way(system: System, sinks: SampleSinks) -> None:
+def test_an_event_is_delivered_to_every_sink(system: System, sinks: SampleSinks) -> None:
     event = envelope()
     claim = system.settle(event)
     assert claim.status == "completed"
@@ -87,20 +73,20 @@ def test_an_event_goes_its_way(system: System, sinks: SampleSinks) -> None:
     assert calls == dict.fromkeys(SINKS, 1)
 
 
-def test_it_goes_on_after_redis_was_away(system: System, sinks: SampleSinks) -> None:
+def test_events_are_processed_after_redis_restarts(system: System, sinks: SampleSinks) -> None:
     system.broker.restart()
     assert system.settle(envelope()).status == "completed"
 
 
-def test_flower_and_the_command_line_reach_it(system: System) -> None:
+def test_flower_and_the_command_line_connect(system: System) -> None:
     done = system.celery("stats", "--json")
     assert done.returncode == 0, done.stderr
     with running(FlowerContainer(system.folder, system.settings)) as flower:
         assert "Traceback" not in flower.logs()
 
 
-def test_who_cannot_be_trusted_gets_no_password(system: System, broker: GuardedRedis) -> None:
-    """Its certificate is one that the authorities of this machine do not know."""
+def test_a_redis_that_is_not_trusted_gets_no_password(system: System, broker: GuardedRedis) -> None:
+    """Its certificate is from none of the authorities of this machine."""
     trusting_others = {**system.settings, "REDIS_CA_FILE": ""}
     ingest = system.make_ingest("ingest", **trusting_others)
     with running(ingest):
@@ -108,7 +94,7 @@ def test_who_cannot_be_trusted_gets_no_password(system: System, broker: GuardedR
     assert system.ingest.request("GET", "/readyz").status == 200
 
 
-def test_a_wrong_password_is_no_way_in(system: System) -> None:
+def test_a_wrong_password_is_refused(system: System) -> None:
     ingest = system.make_ingest("ingest", REDIS_URL=system.broker.url.replace(QUOTED, "wrong"))
     with running(ingest):
         assert ingest.request("GET", "/readyz").status == 503

@@ -1,4 +1,4 @@
-"""Redis lost with what it held: the archive of the bus brings back what had no claim yet."""
+"""Redis lost with its data: a replay of the bus's archive restores what had no claim yet."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,25 +8,20 @@ from typing import Any
 import pytest
 
 from embedded.infrastructure import provision
-from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import SINKS, envelope
 from tests.support.nodes import HOST
 from tests.support.system import API_KEY, CREDENTIALS, REGION, System
 from tests.support.waiting import eventually
 
+from .conftest import MakeSystem
 from .test_event_bus import put
 
 
-@pytest.fixture(params=["missing", "all"])
-def system(
-    request: pytest.FixtureRequest,
-    aws_url: str,
-    sinks: SampleSinks,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[System]:
+@pytest.fixture(scope="module", params=["missing", "all"])
+def module_system(request: pytest.FixtureRequest, make_system: MakeSystem) -> Iterator[System]:
     """A system with one of the replay policies."""
-    folder = tmp_path_factory.mktemp(f"replay-{request.param}")
-    with System(folder, aws_url=aws_url, sinks=sinks, REPLAY_POLICY=request.param) as system:
+    policy = request.param
+    with make_system(f"replay-{policy}", REPLAY_POLICY=policy) as system:
         yield system
 
 
@@ -43,7 +38,7 @@ def bus(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def replay(bus: Any, name: str) -> str:
-    """Replay the last hour of the archive; give the replay's name."""
+    """Replay the last hour of the archive; return the replay's name."""
     source = bus.describe_event_bus()["Arn"]
     hour = timedelta(hours=1)
     now = datetime.now(UTC)
@@ -58,7 +53,7 @@ def replay(bus: Any, name: str) -> str:
     return name
 
 
-def test_a_replay_after_redis_was_emptied(system: System, bus: Any) -> None:
+def test_a_replay_restores_what_redis_lost(system: System, bus: Any) -> None:
     name = system.folder.name
     source = bus.describe_event_bus()["Arn"]
     bus.create_archive(ArchiveName=name, EventSourceArn=source)

@@ -14,7 +14,7 @@ from tasks.errors import SettingsError
 from tasks.settings import load
 from tests.support.nodes import ROOT, free_port, python
 from tests.support.system import CREDENTIALS, REGION, aws, environment
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import TIMEOUT
 
 SECRET = "s3cr3t-of-many-letters"
 
@@ -23,7 +23,7 @@ Keep = Callable[..., str]
 
 @pytest.fixture
 def keep(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
-    """Keep a secret, and give its ARN; this process finds it as one of ours would."""
+    """Store a secret and return its ARN; this process has the settings to read it."""
     for name, value in {"AWS_ENDPOINT_URL": aws_url, **CREDENTIALS}.items():
         monkeypatch.setenv(name, value)
     with closing(aws("secretsmanager", aws_url)) as client:
@@ -36,7 +36,7 @@ def keep(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
 
 
 def problems_of(environ: Mapping[str, str]) -> list[str]:
-    """What is wrong with an environment; it tells nothing of a secret, nor of its name."""
+    """The problems of an environment; none shows a secret or its name."""
     with pytest.raises(SettingsError) as raised:
         load(environ)
     assert "s3cr3t" not in str(raised.value)
@@ -44,7 +44,7 @@ def problems_of(environ: Mapping[str, str]) -> list[str]:
     return list(raised.value.problems)
 
 
-def test_a_secret_takes_the_place_of_its_arn(keep: Keep) -> None:
+def test_an_arn_is_replaced_by_its_secret(keep: Keep) -> None:
     signing = f"whsec_{base64.b64encode(bytes(24)).decode()}"
     settings = load(
         {
@@ -62,7 +62,7 @@ def test_a_secret_takes_the_place_of_its_arn(keep: Keep) -> None:
     assert settings.redis_url == f"rediss://user:{SECRET}@redis.example.com/0"
 
 
-def test_one_secret_can_hold_several(keep: Keep) -> None:
+def test_one_secret_can_hold_several_values(keep: Keep) -> None:
     arn = keep(json.dumps({"client": SECRET, "user": "operator:pässword", "a#b": "x"}))
     settings = load(
         {
@@ -90,17 +90,17 @@ def test_one_secret_can_hold_several(keep: Keep) -> None:
         ("[" * 60_000, "#key"),
     ],
 )
-def test_a_key_must_lead_to_a_text(keep: Keep, secret: str, key: str) -> None:
+def test_a_key_without_a_text_is_refused(keep: Keep, secret: str, key: str) -> None:
     (problem,) = problems_of({"CRM_BEARER_TOKEN": f"{keep(secret)}{key}"})
     assert problem.startswith("CRM_BEARER_TOKEN: its secret is no JSON object with a text")
 
 
-def test_what_is_kept_must_be_right_as_well(keep: Keep) -> None:
+def test_a_wrong_value_in_a_secret_is_refused(keep: Keep) -> None:
     (problem,) = problems_of({"CRM_BASIC_AUTH": keep(SECRET)})
     assert problem.startswith("CRM_BASIC_AUTH: not user:password; expected")
 
 
-def test_a_binary_secret_is_none(keep: Keep) -> None:
+def test_a_binary_secret_is_refused(keep: Keep) -> None:
     (problem,) = problems_of({"CRM_BEARER_TOKEN": keep(SecretBinary=b"s3cr3t")})
     assert "not to be had from AWS Secrets Manager: it is binary" in problem
 
@@ -110,7 +110,7 @@ def missing(name: str = "s3cr3t-name") -> str:
     return f"arn:aws:secretsmanager:{REGION}:000000000000:secret:{name}-AbCdEf"
 
 
-def test_every_secret_that_cannot_be_read_is_named(keep: Keep) -> None:
+def test_every_unreadable_secret_is_reported(keep: Keep) -> None:
     problems = problems_of({"CRM_BEARER_TOKEN": missing(), "INGEST_API_KEYS": f"{missing()}#key"})
     assert [problem.split(";")[0] for problem in sorted(problems)] == [
         f"{name}: its secret is not to be had from AWS Secrets Manager: ResourceNotFoundException"
@@ -118,7 +118,9 @@ def test_every_secret_that_cannot_be_read_is_named(keep: Keep) -> None:
     ]
 
 
-def test_secrets_manager_out_of_reach_is_named(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_secrets_manager_is_reported(
+    keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     (problem,) = problems_of({"CRM_BEARER_TOKEN": missing()})
     assert problem.split(";")[0] == (
@@ -137,12 +139,12 @@ def test_secrets_manager_out_of_reach_is_named(keep: Keep, monkeypatch: pytest.M
         "arn:aws:secretsmanager:eu-west-1:000000000000:s3cr3t",
     ],
 )
-def test_what_begins_like_an_arn_must_be_one(arn: str) -> None:
+def test_a_malformed_arn_is_refused(arn: str) -> None:
     (problem,) = problems_of({"CRM_BEARER_TOKEN": arn})
     assert problem.startswith("CRM_BEARER_TOKEN: not the ARN of a secret")
 
 
-def test_what_is_no_secret_is_not_looked_up() -> None:
+def test_a_setting_that_is_no_secret_is_not_looked_up() -> None:
     with pytest.raises(SettingsError, match=r"^EVENT_SOURCE: not an EventBridge source"):
         load({"EVENT_SOURCE": missing()})
 
@@ -155,7 +157,7 @@ def test_what_is_no_secret_is_not_looked_up() -> None:
         ("FLOWER_BASIC_AUTH", ["celery", "-A", "tasks", "flower"]),
     ],
 )
-def test_a_process_whose_secret_is_not_there_does_not_start(
+def test_a_process_whose_secret_is_missing_does_not_start(
     aws_url: str, name: str, module: list[str]
 ) -> None:
     settings = {"AWS_ENDPOINT_URL": aws_url, **CREDENTIALS, name: missing()}
@@ -165,7 +167,7 @@ def test_a_process_whose_secret_is_not_there_does_not_start(
         env=environment(**settings),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""Outcomes to final status: every mix of them, retries, and tasks that are called by hand."""
+"""From outcomes to the final status: every mix, retries, and tasks that are called by hand."""
 
 import re
 from datetime import timedelta
@@ -35,7 +35,7 @@ def call(app: Celery, name: str, key: str, *, attempt: str = "by-hand") -> str:
 
 
 def sweep(setup: CeleryTestSetup, key: str) -> str:
-    """Call the sweep of one event, which tells no task events; give what its log says of it."""
+    """Call the sweep of one event, which sends no task events; return its line of the log."""
     task_id = call(setup.app, "sweep", key)
     setup.worker.wait_for_log(f"Task sweep[{task_id}] ")
     ended = re.compile(rf"Task sweep\[{re.escape(task_id)}\] (succeeded|raised).*")
@@ -43,7 +43,7 @@ def sweep(setup: CeleryTestSetup, key: str) -> str:
 
 
 def refused_by_crm(system: System, sinks: SampleSinks) -> tuple[Envelope, Claim]:
-    """Make an event that every sink has but the CRM, which takes everything from now on."""
+    """Make an event that every sink has but the CRM, which accepts everything from now on."""
     event = envelope()
     sinks.behave("crm", "status", status=400)
     claim = system.settle(event)
@@ -110,7 +110,7 @@ def test_every_mix_of_outcomes_settles_once(
     assert calls == {sink: attempts[outcome] for sink, outcome in outcomes.items()}
 
 
-def test_flower_can_tell_why_a_delivery_failed(
+def test_the_error_of_a_failed_delivery_is_kept_for_flower(
     system: System, sinks: SampleSinks, app: Celery
 ) -> None:
     _, claim = refused_by_crm(system, sinks)
@@ -120,8 +120,10 @@ def test_flower_can_tell_why_a_delivery_failed(
     assert sinks.url("crm") not in str(result.traceback)
 
 
-def test_tries_run_out(system: System, sinks: SampleSinks, task_events: TaskEvents) -> None:
-    tries = REGISTRY["crm"].policy.max_attempts
+def test_a_delivery_fails_after_its_last_attempt(
+    system: System, sinks: SampleSinks, task_events: TaskEvents
+) -> None:
+    max_attempts = REGISTRY["crm"].policy.max_attempts
     event = envelope()
     sinks.behave("crm", "status", status=503, retry_after=0)
 
@@ -129,16 +131,14 @@ def test_tries_run_out(system: System, sinks: SampleSinks, task_events: TaskEven
 
     crm = claim.deliveries["crm"]
     assert (claim.status, crm.outcome) == ("partial_failure", "failed")
-    assert (crm.attempts, crm.error) == (tries, "503 Service Unavailable")
-    assert len(system.calls(event)["crm"]) == tries
-    task_events.wait_for(f"{claim.id}.crm.1", "retried", count=tries - 1)
+    assert (crm.attempts, crm.error) == (max_attempts, "503 Service Unavailable")
+    assert len(system.calls(event)["crm"]) == max_attempts
+    task_events.wait_for(f"{claim.id}.crm.1", "retried", count=max_attempts - 1)
     task_events.wait_for(f"{claim.id}.crm.1", "failed")
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_what_a_second_try_may_mend_is_tried_again(
-    system: System, sinks: SampleSinks, status: int
-) -> None:
+def test_a_retryable_answer_is_retried(system: System, sinks: SampleSinks, status: int) -> None:
     event = envelope()
     sinks.behave("crm", "status", status=status, retry_after=0, times=1)
     claim = system.settle(event)
@@ -147,9 +147,7 @@ def test_what_a_second_try_may_mend_is_tried_again(
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 409, 410, 422])
-def test_what_no_second_try_can_mend_is_final(
-    system: System, sinks: SampleSinks, status: int
-) -> None:
+def test_a_permanent_answer_is_final(system: System, sinks: SampleSinks, status: int) -> None:
     event = envelope()
     sinks.behave("crm", "status", status=status)
     claim = system.settle(event)
@@ -158,7 +156,7 @@ def test_what_no_second_try_can_mend_is_final(
     assert len(system.calls(event)["crm"]) == 1
 
 
-def test_a_connection_that_breaks_is_tried_again(system: System, sinks: SampleSinks) -> None:
+def test_a_broken_connection_is_retried(system: System, sinks: SampleSinks) -> None:
     event = envelope()
     sinks.behave("crm", "close", times=1)
     claim = system.settle(event)
@@ -182,7 +180,7 @@ def test_retry_after_as_a_date_is_obeyed(system: System, sinks: SampleSinks) -> 
     assert timedelta() <= second - after.date < timedelta(seconds=3)
 
 
-def test_a_delivery_that_is_terminated_settles_as_revoked(
+def test_a_terminated_delivery_settles_as_revoked(
     system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -224,7 +222,7 @@ def test_a_failed_delivery_called_by_hand_completes_the_event(
     assert claim.id not in system.due()
 
 
-def test_a_delivery_called_by_hand_is_tried_again_as_any_other(
+def test_a_delivery_called_by_hand_is_retried(
     system: System, sinks: SampleSinks, app: Celery
 ) -> None:
     event, claim = refused_by_crm(system, sinks)
@@ -238,7 +236,7 @@ def test_a_delivery_called_by_hand_is_tried_again_as_any_other(
     assert_chain_holds(redriven.audit)
 
 
-def test_a_delivery_called_by_hand_in_vain_leaves_the_status(
+def test_a_failed_delivery_by_hand_leaves_the_status(
     system: System, sinks: SampleSinks, app: Celery
 ) -> None:
     _, claim = refused_by_crm(system, sinks)
@@ -256,7 +254,7 @@ def test_a_delivery_called_by_hand_in_vain_leaves_the_status(
     assert claim.id not in system.due()
 
 
-def test_a_delivery_called_by_hand_twice_at_once_is_one_call(
+def test_simultaneous_deliveries_by_hand_are_one_call(
     system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
 ) -> None:
     event, claim = refused_by_crm(system, sinks)
@@ -271,7 +269,7 @@ def test_a_delivery_called_by_hand_twice_at_once_is_one_call(
     assert len(system.calls(event)["crm"]) == 2
 
 
-def test_a_delivered_one_called_by_hand_makes_no_call(
+def test_a_delivered_event_called_by_hand_makes_no_call(
     system: System, ingest: IngestContainer, app: Celery, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -281,7 +279,7 @@ def test_a_delivered_one_called_by_hand_makes_no_call(
     assert system.claim(claim.id) == claim
 
 
-def test_a_delivery_called_by_hand_while_the_event_is_processed_fails(
+def test_a_delivery_by_hand_of_an_open_event_fails(
     system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
 ) -> None:
     event = envelope()
@@ -298,15 +296,15 @@ def test_a_delivery_called_by_hand_while_the_event_is_processed_fails(
 def test_a_task_called_with_an_unknown_key_fails(
     app: Celery, ingest: IngestContainer, task_events: TaskEvents, name: str
 ) -> None:
-    [ended] = task_events.wait_for(call(app, name, "nobody-knows-it"))
+    [ended] = task_events.wait_for(call(app, name, "unknown-id"))
     assert ended["type"] == "task-failed"
-    assert "no claim of nobody-knows-it" in ended["exception"]
+    assert "no claim of unknown-id" in ended["exception"]
 
 
 def test_a_sweep_of_an_unknown_key_fails(
     celery_setup: CeleryTestSetup, ingest: IngestContainer
 ) -> None:
-    assert "no claim of nobody-knows-it" in sweep(celery_setup, "nobody-knows-it")
+    assert "no claim of unknown-id" in sweep(celery_setup, "unknown-id")
 
 
 def test_settle_called_by_hand_changes_nothing(
@@ -326,7 +324,7 @@ def test_a_sweep_of_a_settled_event_changes_nothing(
     assert system.claim(claim.id) == claim
 
 
-def test_a_sweep_leaves_alone_what_somebody_works_on(
+def test_a_sweep_leaves_an_event_with_a_lease_alone(
     system: System, sinks: SampleSinks, celery_setup: CeleryTestSetup
 ) -> None:
     event = envelope()
@@ -359,7 +357,7 @@ def test_a_sweep_of_an_overdue_event_finishes_it(
 
 
 def strand(system: System, key: str) -> None:
-    """Lose what the event's chord has counted, so that it will never be complete."""
+    """Delete the parts that the event's chord has counted, so that it is never complete."""
     store = system.broker.client
     parts = f"{key}.analytics.1"
 
@@ -371,6 +369,6 @@ def strand(system: System, key: str) -> None:
 
 
 def _changed(system: System, before: Claim) -> Claim | None:
-    """The claim, once it has settled anew."""
+    """The claim, once it has settled again."""
     claim = system.claim(before.id)
     return claim if len(claim.audit) > len(before.audit) else None

@@ -34,9 +34,9 @@ def make_soak(aws_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             sinks=sinks,
             beat=beat,
             listen=False,
+            worker_options=(*CONCURRENCY, *worker_options),
             **{**SETTINGS, **settings},
         )
-        system.worker = system.make_worker("worker", *CONCURRENCY, *worker_options)
         return Soak(system, ledger, options)
 
     with SampleSinks(listener=ledger.note) as sinks:
@@ -64,12 +64,12 @@ def test_without_the_sweep_a_stranded_chord_is_reported(make_soak: Make, tmp_pat
         FAULT_FLAG=str(tmp_path / "struck"),
     )
     with soak.system:
-        held = soak.run(disruptions=iter(()), patience=15)
+        held = soak.run(disruptions=iter(()), timeout=15)
     report = "\n".join(soak.report())
     assert not held, report
     assert soak.chaos.ended_by_themselves == {"worker": 1}
     assert soak.verdict.problems.keys() <= soak.load.accepted.keys()
-    # What the worker had taken and not claimed waits for Redis to hand it out again, in an hour.
+    # What the worker had reserved and not claimed is redelivered in an hour.
     found = {problems[0] for problems in soak.verdict.problems.values()} - {"has no claim"}
     assert found, report
     assert all(problem.startswith("is processing, generation 1") for problem in found), report
@@ -86,7 +86,7 @@ def test_a_seed_decides_everything() -> None:
     assert drawn(3) != drawn(4)
 
 
-def test_every_kind_of_trouble_comes_before_one_comes_again() -> None:
+def test_every_disruption_comes_once_before_one_is_repeated() -> None:
     every = KILLS.keys() | FAULTS.keys()
     kinds = [disruption.kind for disruption in islice(plan(random.Random(1), 4), 2 * len(every))]
     assert set(kinds[: len(every)]) == set(kinds[len(every) :]) == every
@@ -129,16 +129,16 @@ def ledger() -> Ledger:
 
 
 def problems(claim: Claim | None, ledger: Ledger) -> list[str]:
-    """Tell what is wrong."""
+    """The problems that the verdict finds."""
     return list(problems_of(KEY, INTERACTION, claim, ledger))
 
 
-def test_an_event_that_is_as_it_should_be(ledger: Ledger) -> None:
+def test_a_correct_event_has_no_problems(ledger: Ledger) -> None:
     assert problems(claim(), ledger) == []
     assert ledger.totals() == {"taken": 4, "repeated": 1}
 
 
-def test_what_is_wrong_with_a_claim_is_found(ledger: Ledger) -> None:
+def test_a_wrong_claim_is_reported(ledger: Ledger) -> None:
     assert problems(None, ledger) == ["has no claim"]
     assert problems(claim(audit=[]), ledger) == ["has no audit record of its status"]
     forged = [{**claim().audit[0], "interactionId": "another"}]
@@ -148,7 +148,7 @@ def test_what_is_wrong_with_a_claim_is_found(ledger: Ledger) -> None:
     assert problem.startswith("is partial_failure")
 
 
-def test_what_a_sink_lacks_or_got_under_another_key_is_found(ledger: Ledger) -> None:
+def test_a_missing_or_wrongly_keyed_call_is_reported(ledger: Ledger) -> None:
     note(ledger, "crm", "another-key", answered=503)
     assert problems(claim(), ledger) == ["came to crm under other keys: another-key"]
     empty = Ledger()
@@ -158,7 +158,7 @@ def test_what_a_sink_lacks_or_got_under_another_key_is_found(ledger: Ledger) -> 
 
 @pytest.mark.parametrize("option", ["--rate", "--minutes", "--pause"])
 @pytest.mark.parametrize("number", ["nan", "inf", "-1", "0", "fast"])
-def test_what_is_no_number_to_go_by_is_refused(
+def test_an_option_that_is_not_positive_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, number: str
 ) -> None:
     monkeypatch.setattr("sys.argv", ["soak", option, number])

@@ -1,4 +1,4 @@
-"""Workers that are told to stop: what they do is done once, what they hold goes to others."""
+"""Workers that get SIGTERM: what they run is done once, what they hold goes to other workers."""
 
 import threading
 from collections import Counter
@@ -10,36 +10,42 @@ from celery import Celery
 
 from embedded.stubs.sinks import SampleSinks
 from tests.support.envelopes import SINKS, Envelope, assert_chain_holds, envelope
-from tests.support.nodes import running
+from tests.support.nodes import WorkerContainer, running
 from tests.support.system import System
 from tests.support.waiting import eventually
+
+from .conftest import MakeSystem
 
 #: Seconds that may pass on a loaded machine: until a worker has stopped, until an event settles.
 STOP, SETTLE = 90.0, 120.0
 
 
 @pytest.fixture(scope="module")
-def stopping_system(
-    aws_url: str, sample_sinks: SampleSinks, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
-    """A system of two workers, in which nothing is redelivered or taken over in time."""
-    folder = tmp_path_factory.mktemp("stops")
-    with (
-        System(folder, aws_url=aws_url, sinks=sample_sinks) as system,
-        running(system.make_worker("worker-2")) as second,
-    ):
-        system.second = second  # type: ignore[attr-defined] # known to this module alone
+def module_system(make_system: MakeSystem) -> Iterator[System]:
+    """A system in which nothing is redelivered or taken over during a test."""
+    with make_system("stops") as system:
         yield system
 
 
+@pytest.fixture(scope="module")
+def shared_second(module_system: System) -> Iterator[WorkerContainer]:
+    """Its second worker."""
+    with running(module_system.make_worker("worker-2")) as second:
+        yield second
+
+
 @pytest.fixture
-def system(stopping_system: System, sinks: SampleSinks) -> System:
-    """The same, with both workers running whatever the test before did."""
-    for worker in (stopping_system.worker, stopping_system.second):  # type: ignore[attr-defined]
-        if worker.status != "running":
-            worker.start()
-            worker.ready()
-    return stopping_system
+def second(shared_second: WorkerContainer) -> WorkerContainer:
+    """The second worker, running."""
+    shared_second.restart_unless_running()
+    return shared_second
+
+
+@pytest.fixture
+def system(module_system: System, sinks: SampleSinks) -> System:
+    """The same, with its first worker running."""
+    module_system.worker.restart_unless_running()
+    return module_system
 
 
 def calls_of(system: System, event: Envelope) -> dict[str, int]:
@@ -48,16 +54,16 @@ def calls_of(system: System, event: Envelope) -> dict[str, int]:
 
 
 def jobs_handed_out(app: Celery) -> int:
-    """How many jobs the only worker that runs has given to its processes."""
+    """How many jobs the only running worker has handed to its processes."""
     [stats] = eventually(lambda: app.control.inspect(limit=1).stats()).values()
     written: int = stats["pool"]["writes"]["total"]
     return written
 
 
-def test_a_rolling_restart_under_load_repeats_nothing_and_loses_nothing(
-    system: System, sinks: SampleSinks
+def test_a_rolling_restart_under_load_repeats_and_loses_nothing(
+    system: System, second: WorkerContainer, sinks: SampleSinks
 ) -> None:
-    workers = [system.worker, system.second]  # type: ignore[attr-defined]
+    workers = [system.worker, second]
     sinks.behave("crm", "slow", seconds=0.05)
     events: list[Envelope] = []
     over = threading.Event()
@@ -90,9 +96,9 @@ def test_a_rolling_restart_under_load_repeats_nothing_and_loses_nothing(
 
 
 def test_a_retry_that_a_stopped_worker_held_is_made_by_another(
-    system: System, sinks: SampleSinks
+    system: System, second: WorkerContainer, sinks: SampleSinks
 ) -> None:
-    first, second = system.worker, system.second  # type: ignore[attr-defined]
+    first = system.worker
     second.stop(STOP)
     event = envelope()
     sinks.behave("crm", "status", status=503, retry_after=3, times=1)
@@ -106,10 +112,10 @@ def test_a_retry_that_a_stopped_worker_held_is_made_by_another(
     assert calls_of(system, event)[f"{key}:crm"] == 2
 
 
-def test_what_a_process_was_handed_just_before_a_stop_is_done_once(
-    system: System, app: Celery
+def test_a_job_handed_to_a_process_before_a_stop_is_done_once(
+    system: System, second: WorkerContainer, app: Celery
 ) -> None:
-    first, second = system.worker, system.second  # type: ignore[attr-defined]
+    first = system.worker
     redis = system.broker.client
     second.stop(STOP)
     processes = first.children()

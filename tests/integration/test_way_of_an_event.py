@@ -1,4 +1,4 @@
-"""From a POST to the audit record: what each sink gets, and what is kept of it."""
+"""From a POST to the audit record: what each sink receives, and what is kept."""
 
 import json
 from collections.abc import Mapping
@@ -23,9 +23,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_each_type_reaches_every_sink_as_it_should(
-    system: System, ingest: IngestContainer, kind: str
-) -> None:
+def test_each_type_reaches_every_sink(system: System, ingest: IngestContainer, kind: str) -> None:
     event = envelope(kind)
     interaction, timestamp = event["detail"]["interactionId"], event["detail"]["timestamp"]
 
@@ -42,7 +40,7 @@ def test_each_type_reaches_every_sink_as_it_should(
     assert system.calls(event)["crm"][0].headers["Content-Type"] == "application/json"
 
 
-def test_the_audit_record_says_what_became_of_it(system: System, ingest: IngestContainer) -> None:
+def test_the_audit_record_states_the_outcome(system: System, ingest: IngestContainer) -> None:
     event = envelope("routed")
     posted = to_rfc3339(now())
 
@@ -69,7 +67,7 @@ def test_the_audit_record_says_what_became_of_it(system: System, ingest: IngestC
     assert eventually(lambda: system.audit_log(claim.id)) == [record]
 
 
-def test_a_settled_event_has_nothing_left_to_do(system: System, ingest: IngestContainer) -> None:
+def test_a_settled_event_is_not_due(system: System, ingest: IngestContainer) -> None:
     claim = system.settle(envelope())
     item = system.item(claim.id)
     assert not {"due_at", "due_bucket", "holder"} & item.keys()
@@ -109,7 +107,7 @@ def test_without_a_stage_the_status_decides(
 @pytest.mark.parametrize(
     ("stage", "status"), [("completed", "routed"), ("transfer", "abandoned"), ("created", "routed")]
 )
-def test_a_stage_at_odds_with_the_status_wins_and_is_noted(
+def test_a_stage_wins_over_the_status_and_is_noted(
     system: System, ingest: IngestContainer, stage: str, status: str
 ) -> None:
     event = envelope(stage, detail={"status": status})
@@ -132,7 +130,7 @@ def test_a_foreign_source_is_ignored(
         202,
         {"accepted": 0, "ignored": 1, "batchItemFailures": []},
     )
-    # Also where it comes by another way than ingest.
+    # Also if it was not published by ingest.
     app.send_task("process_event", (foreign["id"], foreign), task_id=f"{foreign['id']}.process")
     [ended] = task_events.wait_for(f"{foreign['id']}.process")
     assert "ignored" in ended["result"]
@@ -163,7 +161,7 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("case", INVALID, ids=[field for _, _, field in INVALID])
-def test_an_invalid_event_fails_naming_the_field_and_is_delivered_nowhere(
+def test_an_invalid_event_fails_and_is_not_delivered(
     system: System,
     ingest: IngestContainer,
     task_events: TaskEvents,
@@ -185,7 +183,7 @@ def test_an_invalid_event_fails_naming_the_field_and_is_delivered_nowhere(
     assert {e["uuid"].split(".")[1] for e in task_events.of(f"{claim.id}.")} == {"process"}
 
 
-def test_everything_that_is_wrong_is_named_at_once(system: System, ingest: IngestContainer) -> None:
+def test_every_invalid_field_is_reported_at_once(system: System, ingest: IngestContainer) -> None:
     claim = system.settle(
         envelope(detail={"channel": "fax"}, metadata={"region": "mars-1", "agentId": None})
     )
@@ -208,7 +206,7 @@ def test_an_invalid_event_cannot_be_delivered_by_hand(
     assert system.claim(claim.id) == claim
 
 
-def test_personal_data_is_nowhere_but_in_the_claim_and_the_sinks(
+def test_personal_data_is_only_in_the_claim_and_the_sinks(
     system: System, sinks: SampleSinks, app: Celery, task_events: TaskEvents
 ) -> None:
     marker = "Jane-Roe-0175-555"
@@ -232,7 +230,7 @@ def test_personal_data_is_nowhere_but_in_the_claim_and_the_sinks(
     system.ingest.post([{"id": marker, "detail": marker}, marker])
     system.ingest.post(f'{{"id": "{marker}", {marker}'.encode())
     app.send_task("deliver.crm", [key], task_id=f"{key}.crm.again")
-    broken = {"task_id": f"{key}.process.broken", "argsrepr": "()"}  # what is sent is sent
+    broken = {"task_id": f"{key}.process.broken", "argsrepr": "()"}  # a message that shows no key
     app.send_task("process_event", [key, {"detail": marker}], **broken)
     task_events.wait_for(f"{key}.process.", count=3)
     task_events.wait_for(f"{key}.crm.again")

@@ -1,4 +1,4 @@
-"""Processes that are set up wrongly: they end at once, and every problem has a line."""
+"""Processes with wrong settings: they end at once, and report every problem on a line."""
 
 import subprocess
 
@@ -6,9 +6,9 @@ import pytest
 
 from tests.support.nodes import ROOT, python
 from tests.support.system import environment
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import TIMEOUT
 
-#: Variables that every process of ours reads, and what they cannot be.
+#: Variables that every process reads, with wrong values.
 WRONG = {
     "REDIS_URL": "http://user:s3cret@127.0.0.1/",
     "AWS_REGION": "Frankfurt",
@@ -26,7 +26,7 @@ PROCESSES = {
     "command line": (["celery", "-A", "tasks", "claims", "list"], {}),
 }
 
-#: What a process cannot do without, whatever else is wrong.
+#: The variables that a process requires.
 REQUIRED = {
     "worker": ["ANALYTICS_ENDPOINT", "CRM_ENDPOINT", "COMPLIANCE_ENDPOINT"],
     "ingest": ["INGEST_API_KEYS"],
@@ -41,7 +41,7 @@ def run(arguments: list[str], settings: dict[str, str]) -> "subprocess.Completed
         env=environment(**settings),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
 
@@ -58,19 +58,19 @@ def assert_names(done: "subprocess.CompletedProcess[str]", names: set[str]) -> N
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_all_that_is_wrong_is_named_at_once(process: str) -> None:
+def test_every_wrong_variable_is_reported_at_once(process: str) -> None:
     arguments, more = PROCESSES[process]
     required = set(REQUIRED.get(process, ()))
     assert_names(run(arguments, {**WRONG, **more}), {*WRONG, *more, *required})
 
 
 @pytest.mark.parametrize("process", REQUIRED)
-def test_what_is_missing_is_named(process: str) -> None:
+def test_every_missing_variable_is_reported(process: str) -> None:
     arguments, _ = PROCESSES[process]
     assert_names(run(arguments, {}), set(REQUIRED[process]))
 
 
-def test_flower_does_not_start_open_to_everybody() -> None:
+def test_flower_without_authentication_does_not_start() -> None:
     arguments, _ = PROCESSES["flower"]
     settings = {"FLOWER_BASIC_AUTH": "a:b", "FLOWER_UNAUTHENTICATED_API": "true"}
     assert_names(run(arguments, settings), {"FLOWER_UNAUTHENTICATED_API"})

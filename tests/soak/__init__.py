@@ -1,6 +1,6 @@
-"""The soak: steady load, random kills and faults, and in the end nothing lost and nothing stuck.
+"""The soak: steady load, random kills and faults; in the end nothing is lost and nothing stuck.
 
-``load`` posts as EventBridge does, ``chaos`` breaks and mends, ``ledger`` holds what the sinks
-got, ``verdict`` checks all of it at rest, ``run`` puts them together. ``make soak`` runs it for as
-long as you like, ``tests/integration/test_soak.py`` for seconds.
+``load`` posts as EventBridge does, ``chaos`` breaks and repairs, ``ledger`` records what the sinks
+received, ``verdict`` checks every event, ``run`` puts them together. ``make soak`` runs it for a
+given time, ``tests/integration/test_soak.py`` for seconds.
 """

@@ -18,7 +18,7 @@ from .run import CONCURRENCY, SETTINGS, Options, Soak
 
 
 def main() -> int:
-    """Run as the command line says; return the exit code."""
+    """Run with the options of the command line; return the exit code."""
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="soak-"), f"seed{options.seed}")
@@ -36,9 +36,9 @@ def _soak(folder: Path, options: Options) -> bool:
     with ExitStack() as stack:
         aws = stack.enter_context(running(EmulatorContainer(folder)))
         sinks = stack.enter_context(SampleSinks(listener=ledger.note))
-        settings = {**SETTINGS, "TMPDIR": str(folder)}  # who is killed leaves things there
-        system = System(folder, aws_url=aws.url, sinks=sinks, beat=True, listen=False, **settings)
-        system.worker = system.make_worker("worker", *CONCURRENCY)
+        settings = {**SETTINGS, "TMPDIR": str(folder)}  # killed processes leave files there
+        options = {"beat": True, "listen": False, "worker_options": CONCURRENCY}
+        system = System(folder, aws_url=aws.url, sinks=sinks, **options, **settings)
         stack.enter_context(system)
         soak = Soak(system, ledger, options, lambda line: print(line, flush=True))
         soak.run()

@@ -1,7 +1,7 @@
-"""Random kills and faults, and the supervisor that starts again what ended.
+"""Random kills and faults, and the supervisor that restarts what ended.
 
-A disruption begins, lasts, and is mended. Which, when, how long and whom it meets is drawn from
-one ``random.Random``; all kinds come once, in random order, before one comes again.
+A disruption begins, lasts, and is undone. Its kind, time, duration and target are drawn from one
+``random.Random``; every kind comes once, in random order, before one is repeated.
 """
 
 import heapq
@@ -23,22 +23,22 @@ from tests.support.nodes import ProcessContainer
 from tests.support.system import System
 from tests.support.wiretap import answer_with, do_nothing, lose_the_answer
 
-#: Seconds between two looks at processes and plan.
+#: Seconds between two checks of processes and plan.
 TICK = 0.05
 
-Mend = Callable[[], object]
+Undo = Callable[[], object]
 
 
 class Disruption(NamedTuple):
-    """One thing to go wrong: ``wait`` seconds after the one before, for ``seconds``.
+    """One kill or fault: ``wait`` seconds after the one before, for ``seconds``.
 
-    ``lot``, a large number, chooses among whom it may meet.
+    ``draw``, a large random number, chooses the target.
     """
 
     kind: str
     wait: float
     seconds: float
-    lot: int
+    draw: int
 
 
 #: kind → shortest and longest duration, in seconds. A kill lasts until the restart.
@@ -96,7 +96,7 @@ def plan(rng: random.Random, pause: float) -> Iterator[Disruption]:
 
 
 class Chaos:
-    """Carries out a plan from ``with`` on, until it is told to ``calm``; supervises to the end."""
+    """Carries out a plan from ``with`` to ``calm``, and supervises to the end of ``with``."""
 
     def __init__(
         self, system: System, workers: Sequence[ProcessContainer], plan: Iterator[Disruption]
@@ -108,7 +108,7 @@ class Chaos:
         self._workers = workers
         self._plan = plan
         self._back_at: dict[str, float] = {}  # when what was killed is started again, by id
-        self._mends: list[tuple[float, int, Mend]] = []  # a heap
+        self._undos: list[tuple[float, int, Undo]] = []  # a heap
         self._numbers = count()
         self._calm = threading.Event()
         self._over = threading.Event()
@@ -121,16 +121,16 @@ class Chaos:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End, and mend what is broken."""
+        """End, and undo every fault."""
         self._over.set()
         self._pool.shutdown()
 
     def calm(self) -> None:
-        """Mend everything, and break nothing any more; what ends is still started again."""
+        """Undo every fault, and begin no other; what ends is still restarted."""
         self._calm.set()
 
     def check(self) -> None:
-        """Raise what kept it from going on, if anything did."""
+        """Raise the error that ended it, if there was one."""
         if self._future and self._future.done():
             self._future.result()
 
@@ -139,20 +139,20 @@ class Chaos:
         begin_at = time.monotonic() + (disruption.wait if disruption else 0)
         try:
             while not self._over.wait(TICK):
-                self._mend(until=time.monotonic())
+                self._undo(until=time.monotonic())
                 self._supervise()
                 if self._calm.is_set():
-                    self._mend(until=float("inf"))
+                    self._undo(until=float("inf"))
                 elif disruption and time.monotonic() >= begin_at:
                     self._begin(disruption)
                     disruption = next(self._plan, None)
                     begin_at = time.monotonic() + (disruption.wait if disruption else 0)
         finally:
-            self._mend(until=float("inf"))
+            self._undo(until=float("inf"))
 
-    def _mend(self, until: float) -> None:
-        while self._mends and self._mends[0][0] <= until:
-            heapq.heappop(self._mends)[2]()
+    def _undo(self, until: float) -> None:
+        while self._undos and self._undos[0][0] <= until:
+            heapq.heappop(self._undos)[2]()
 
     def _supervise(self) -> None:
         parts = [self._system.broker, self._system.ingest, *self._workers]
@@ -165,16 +165,16 @@ class Chaos:
             part.start()
 
     def _begin(self, disruption: Disruption) -> None:
-        kind, _, seconds, lot = disruption
-        if mend := self._break(kind, seconds, lot):
+        kind, _, seconds, draw = disruption
+        if undo := self._break(kind, seconds, draw):
             self.done[kind] += 1
-            heapq.heappush(self._mends, (time.monotonic() + seconds, next(self._numbers), mend))
+            heapq.heappush(self._undos, (time.monotonic() + seconds, next(self._numbers), undo))
 
-    def _break(self, kind: str, seconds: float, lot: int) -> Mend | None:
-        """Do it and return what undoes it; None if there was nobody whom it could meet."""
+    def _break(self, kind: str, seconds: float, draw: int) -> Undo | None:
+        """Do it and return what undoes it; None if it has no target now."""
         system = self._system
         if kind in _BEHAVIOURS:
-            sink = _among(SINKS, lot)
+            sink = _among(SINKS, draw)
             system.sinks.behave(sink, **_BEHAVIOURS[kind])
             return partial(system.sinks.behave, sink)
         if kind in _ACTIONS:
@@ -186,17 +186,17 @@ class Chaos:
             "redis frozen": system.broker,
             "beat": system.beat,
         }
-        part = named.get(kind, _among(self._workers, lot))
+        part = named.get(kind, _among(self._workers, draw))
         if part is None or part.status != "running":
             return None
-        return self._strike(part, kind, seconds, lot // len(self._workers))
+        return self._strike(part, kind, seconds, draw // len(self._workers))
 
-    def _strike(self, part: ProcessContainer, kind: str, seconds: float, lot: int) -> Mend:
+    def _strike(self, part: ProcessContainer, kind: str, seconds: float, draw: int) -> Undo:
         match kind:
             case "pool process":
                 if children := part.children():
                     with suppress(psutil.NoSuchProcess):
-                        _among(children, lot).kill()
+                        _among(children, draw).kill()
                 return do_nothing
             case "redis frozen" | "worker frozen":
                 part.pause()
@@ -213,12 +213,12 @@ class Chaos:
         return do_nothing  # the supervisor starts it again
 
 
-def _among(candidates: Sequence[Any], lot: int) -> Any:
-    return candidates[lot % len(candidates)]
+def _among(candidates: Sequence[Any], draw: int) -> Any:
+    return candidates[draw % len(candidates)]
 
 
-def _if_still(part: ProcessContainer, pid: int, mend: Mend) -> None:
-    """Mend a part, unless it was killed meanwhile."""
+def _if_still(part: ProcessContainer, pid: int, undo: Undo) -> None:
+    """Undo a fault of a part, unless it was killed meanwhile."""
     if part.pid == pid and part.status == "running":
         with suppress(ProcessLookupError):
-            mend()
+            undo()

@@ -19,7 +19,7 @@ THREADS = 8
 #: Seconds before an event is posted again; EventBridge would wait longer.
 PAUSE = 1.0
 
-#: The answers after which EventBridge posts an event again (FACTS).
+#: The answers after which EventBridge posts an event again (docs/facts.md).
 AGAIN = frozenset({401, 407, 409, 429, *range(500, 600)})
 
 
@@ -60,7 +60,7 @@ class Load:
         self._end = self._begun + seconds
         self._taken = 0
         self._lock = threading.Lock()
-        self._broken_off = threading.Event()
+        self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, "load")
         self._futures: list[Future[None]] = []
 
@@ -70,17 +70,17 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Break off, if it is not over."""
-        self._broken_off.set()
+        """Stop, if it is not over."""
+        self._stopped.set()
         self._pool.shutdown()
 
     def is_over(self) -> bool:
-        """Tell whether everything was posted and answered; raise what a thread raised."""
+        """Whether everything was posted and answered; raises what a thread raised."""
         return all(future.done() and future.result() is None for future in self._futures)
 
     def _post_all(self) -> None:
         while event := self._next():
-            while not (self._is_answered(event) or self._broken_off.wait(PAUSE)):
+            while not (self._is_answered(event) or self._stopped.wait(PAUSE)):
                 pass
 
     def _next(self) -> Envelope | None:
@@ -89,8 +89,8 @@ class Load:
             due = self._begun + self._taken / self._rate
             event = next(self._events, None) if due < self._end else None
             self._taken += 1
-        self._broken_off.wait(max(0.0, due - time.monotonic()) if event else 0)
-        return None if self._broken_off.is_set() else event
+        self._stopped.wait(max(0.0, due - time.monotonic()) if event else 0)
+        return None if self._stopped.is_set() else event
 
     def _is_answered(self, event: Envelope) -> bool:
         """Post an event; False if it has to be posted again."""

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 from tasks.settings import load
 from tasks.settings.settlement_bound import worst_case_settlement_seconds
 from tasks.sweep import longest_wait
-from tests.support.envelopes import SINKS
 from tests.support.nodes import running
+from tests.support.short_settings import for_every_sink
 from tests.support.system import System
 
 from .chaos import FAULTS, KILLS, Chaos, Disruption, plan
@@ -21,26 +21,22 @@ from .ledger import Ledger
 from .load import Load, events
 from .verdict import MAX_TIMESTAMP, Verdict, rest
 
-#: Short waits, so that a rescue takes seconds. They do not contradict each other (``settings``).
+#: Short waits, so that a recovery takes seconds. They satisfy ``tasks/settings/checks.py``.
 SETTINGS = {
     "CLAIM_LEASE_SECONDS": "10",
     "SWEEP_INTERVAL_SECONDS": "5",
     "VISIBILITY_TIMEOUT_SECONDS": "6",
     "REDRIVE_SCHEDULE_SECONDS": "2,4",
     "INGEST_MAX_BACKLOG": "100",  # a machine that cannot keep up slows the load down
-    **{
-        f"{sink.upper()}_{name}": value
-        for sink in SINKS
-        for name, value in {
-            "MAX_TRIES": "2",
-            "BACKOFF_CAP_SECONDS": "1",
-            "RETRY_AFTER_CAP_SECONDS": "1",
-            "CONNECT_TIMEOUT_SECONDS": "1",
-            "READ_TIMEOUT_SECONDS": "2",
-            "BREAKER_FAILURES": "5",
-            "BREAKER_SECONDS": "2",
-        }.items()
-    },
+    **for_every_sink(
+        MAX_TRIES="2",
+        BACKOFF_CAP_SECONDS="1",
+        RETRY_AFTER_CAP_SECONDS="1",
+        CONNECT_TIMEOUT_SECONDS="1",
+        READ_TIMEOUT_SECONDS="2",
+        BREAKER_FAILURES="5",
+        BREAKER_SECONDS="2",
+    ),
 }
 
 #: Processes of each worker's pool. There are two workers, each of which takes from every queue.
@@ -55,7 +51,7 @@ TICK = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How much load, and how much trouble: a disruption every ``pause`` seconds on average."""
+    """How much load, and how many disruptions: one every ``pause`` seconds on average."""
 
     seed: int
     events: int | None
@@ -65,16 +61,16 @@ class Options:
 
 
 class Soak:
-    """A system that is started, its sinks' ledger, and what is to be done to it."""
+    """A system that is started, its sinks' ledger, and the options of a run."""
 
     def __init__(
         self,
         system: System,
         ledger: Ledger,
         options: Options,
-        tell: Callable[[str], object] = print,
+        write: Callable[[str], object] = print,
     ) -> None:
-        """Describe it; ``run`` does it. ``tell`` gets lines for a person."""
+        """Describe it; ``run`` does it. ``write`` gets each line of progress."""
         rng = random.Random(options.seed)
         self.options = options
         self.system = system
@@ -82,17 +78,17 @@ class Soak:
         self.bound = worst_case_settlement_seconds(load(system.settings))
         self.queued = 0  # the longest that the next message of a queue was seen to have waited
         self.verdict = Verdict()
-        self._tell = tell
+        self._write = write
         self._events = events(random.Random(rng.getrandbits(64)), options.events)
         self._plan = plan(random.Random(rng.getrandbits(64)), options.pause)
 
     def run(
-        self, disruptions: Iterator[Disruption] | None = None, patience: float | None = None
+        self, disruptions: Iterator[Disruption] | None = None, timeout: float | None = None
     ) -> bool:
-        """Do it; tell whether nothing was lost and nothing stuck.
+        """Do it; return whether nothing was lost and nothing stuck.
 
-        ``disruptions`` take the place of the random ones, ``patience`` (in seconds, for what is
-        not settled when the load ends and all is mended) that of the documented bound.
+        ``disruptions`` replace the random ones. ``timeout`` (in seconds, for what is not settled
+        when the load has ended and every fault is undone) replaces the documented bound.
         """
         system, options = self.system, self.options
         with ExitStack() as stack:
@@ -112,8 +108,8 @@ class Soak:
                 system.claims,
                 self.load.accepted,
                 self.ledger,
-                self.bound if patience is None else patience,
-                self._tell_rest,
+                self.bound if timeout is None else timeout,
+                self._report_rest,
             )
             self.chaos.check()
         return self.holds
@@ -122,7 +118,7 @@ class Soak:
     def holds(self) -> bool:
         """Whether nothing was lost and nothing stuck, and all of it in time.
 
-        Time in the queues comes on top of the bound, as the bound's document says.
+        Time in the queues comes on top of the bound (docs/reliability.md).
         """
         in_time = self.verdict.percentile(1) <= self.bound + STAGES * self.queued
         return in_time and not self.verdict.problems and not self.load.refused
@@ -139,14 +135,14 @@ class Soak:
         left = [entry.at for entry in self.system.claims.due(until=MAX_TIMESTAMP)]
         overdue = sum(at < time.time() for at in left)
         kills, faults = self._count(KILLS), self._count(FAULTS)
-        self._tell(
+        self._write(
             f"{seconds:5.0f} s  accepted {accepted} ({accepted / seconds:.1f}/s)"
-            f"  settled {accepted - len(left) - self._look_at_queues()}  overdue {overdue}"
+            f"  settled {accepted - len(left) - self._measure_queues()}  overdue {overdue}"
             f"  kills {kills.total()}  faults {faults.total()}"
         )
 
-    def _look_at_queues(self) -> int:
-        """Count the events that wait to be claimed; note how long messages wait."""
+    def _measure_queues(self) -> int:
+        """Count the events that wait to be claimed; record how long messages wait."""
         redis = self.system.broker.client
         try:
             self.queued = max(self.queued, longest_wait(redis))
@@ -154,14 +150,14 @@ class Soak:
         except RedisError:
             return 0
 
-    def _tell_rest(self, left: int) -> None:
-        self._tell(f"at rest: {len(self.load.accepted) - left} checked, {left} not completed yet")
+    def _report_rest(self, left: int) -> None:
+        self._write(f"at rest: {len(self.load.accepted) - left} checked, {left} not completed yet")
 
     def _count(self, kinds: Collection[str]) -> Counter[str]:
         return Counter({kind: n for kind, n in self.chaos.done.items() if kind in kinds})
 
     def report(self) -> Iterator[str]:
-        """Give the numbers, and what is wrong, a line each."""
+        """The numbers, and what is wrong, one line each."""
         verdict, calls = self.verdict, self.ledger.totals()
         accepted = len(self.load.accepted)
         yield (

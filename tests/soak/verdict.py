@@ -17,7 +17,7 @@ PAUSE = 1.0
 #: Claims read at a time.
 READERS = 4
 
-#: An end that the clock does not reach: whatever is due is due before it.
+#: After any time at which something is due.
 MAX_TIMESTAMP = 2**40
 
 
@@ -47,7 +47,7 @@ class Verdict:
 
 
 def problems_of(key: str, interaction: str, claim: Claim | None, ledger: Ledger) -> Iterator[str]:
-    """Tell what is wrong with an event that was answered 202."""
+    """The problems of an event that was answered 202."""
     if claim is None:
         yield "has no claim"
         return
@@ -72,15 +72,15 @@ def rest(
     claims: Claims,
     accepted: Mapping[str, str],
     ledger: Ledger,
-    patience: float,
-    tell: Callable[[int], object],
+    timeout: float,
+    report: Callable[[int], object],
 ) -> Verdict:
-    """Wait, at most so many seconds, until every event is completed; check each as it is.
+    """Wait, ``timeout`` seconds at most, until every event is completed; check each as it is.
 
-    ``tell`` hears after each round how many are left.
+    ``report`` gets the number of events that are left, after each round.
     """
     verdict = Verdict()
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     left: Sequence[str] = list(accepted)
     with ThreadPoolExecutor(READERS, "rest") as pool:
         while True:
@@ -92,7 +92,7 @@ def rest(
                 else:
                     unfinished.append(key)
             left = unfinished
-            tell(len(left))
+            report(len(left))
             if not left:
                 break
             time.sleep(PAUSE)

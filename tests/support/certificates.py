@@ -1,4 +1,4 @@
-"""A certificate authority of our own, as a sink in a closed network has one."""
+"""A private certificate authority, as a sink in a closed network has one."""
 
 import datetime as dt
 import ipaddress
@@ -48,7 +48,7 @@ class Authority:
         return pair
 
     def server(self, pair: Pair, *, asks_for_certificates: bool = False) -> ssl.SSLContext:
-        """What a server is set up with that shows this certificate."""
+        """The TLS context of a server with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
         if asks_for_certificates:

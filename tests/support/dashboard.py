@@ -10,7 +10,7 @@ import requests
 
 from .nodes import HOST, ProcessContainer, free_port, python
 from .system import environment
-from .waiting import PATIENCE, eventually
+from .waiting import TIMEOUT, eventually
 
 #: Accounts: user and password.
 OPERATOR = ("ann", "ann's: pässword")
@@ -39,7 +39,7 @@ class FlowerContainer(ProcessContainer):
     def is_ready(self) -> bool:
         """Return whether it answers."""
         try:
-            return requests.get(f"{self.url}/healthcheck", timeout=PATIENCE).ok
+            return requests.get(f"{self.url}/healthcheck", timeout=TIMEOUT).ok
         except requests.ConnectionError:
             return False
 
@@ -57,7 +57,7 @@ class Visitor:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """Open a page, without following redirects."""
-        options = {"timeout": PATIENCE, "allow_redirects": False, **options}
+        options = {"timeout": TIMEOUT, "allow_redirects": False, **options}
         return self.session.get(self.url + path, **options)
 
     def page(self, path: str) -> str:
@@ -68,7 +68,7 @@ class Visitor:
 
     def post(self, path: str, **options: Any) -> requests.Response:
         """Send a POST without the token of a form."""
-        options = {"timeout": PATIENCE, "allow_redirects": False, **options}
+        options = {"timeout": TIMEOUT, "allow_redirects": False, **options}
         return self.session.post(self.url + path, **options)
 
     def submit(self, path: str, to: str | None = None, **fields: Any) -> requests.Response:

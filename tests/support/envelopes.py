@@ -1,4 +1,4 @@
-"""Envelopes as EventBridge sends them, and what INTERFACE says must become of them."""
+"""Envelopes as EventBridge sends them, and what must become of them (docs/interface.md)."""
 
 import hashlib
 import json
@@ -82,7 +82,7 @@ def typed_event(event: Envelope, kind: str) -> dict[str, Any]:
 
 
 def lineage_hash(record: Mapping[str, Any]) -> str:
-    """What INTERFACE defines: SHA-256 over canonical JSON of all but the clock's readings."""
+    """The hash of docs/interface.md: SHA-256 over canonical JSON of all but the clock readings."""
     clock = {"receivedAt", "processedAt", "lagMs"}
     stated = {k: v for k, v in record.items() if k not in clock and k != "lineageHash"}
     canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -90,7 +90,7 @@ def lineage_hash(record: Mapping[str, Any]) -> str:
 
 
 def assert_chain_holds(audit: list[dict[str, Any]]) -> None:
-    """Follow a chain of audit records by the definition, with no help of the product's code."""
+    """Verify a chain of audit records by its definition, without the product's code."""
     previous = None
     for revision, record in enumerate(audit, start=1):
         assert record["revision"] == revision

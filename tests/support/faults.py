@@ -1,8 +1,9 @@
 """Kills processes at named points of the code: ``celery worker -I tests.support.faults``.
 
-Nothing of this is in the product. Which point, who dies and the file that says "done" come from
-the environment; without them this module does nothing. Without a file it strikes every time that
-an argument holds the text ``FAULT_KEY``.
+Nothing of this is in the product. The environment names the point (``FAULT_POINT``), the victim
+(``FAULT_VICTIM``: ``child``, ``worker`` or a pid) and a file (``FAULT_FLAG``) that the first strike
+creates, after which there is no other. Without a point this module does nothing; without a
+file it strikes every time that an argument contains the text ``FAULT_KEY``.
 """
 
 import os
@@ -27,7 +28,7 @@ Applies = Callable[..., bool]
 
 
 def strike(*args: Any) -> None:
-    """Kill the victim, if it is about this event and has not been done before."""
+    """Kill the victim, if an argument contains the key and the file does not exist yet."""
     if os.environ.get("FAULT_KEY", "") not in " ".join(a for a in args if isinstance(a, str)):
         return
     if flag := os.environ.get("FAULT_FLAG"):
@@ -45,7 +46,7 @@ def strike(*args: Any) -> None:
 
 
 def always(*_: Any, **__: Any) -> bool:
-    """Strike whatever it is about."""
+    """Strike at every call."""
     return True
 
 
@@ -102,7 +103,7 @@ def _an_event(_transport: Any, _message: Any, queue: str) -> bool:
 
 POINTS = {
     "ingest: published, before 202": after(EventQueue, "put"),
-    "take: an event, before it is noted": before(virtual.Transport, "_deliver", _an_event),
+    "reserve: an event, before it is noted": before(virtual.Transport, "_deliver", _an_event),
     "process: received": before(tasks.process, "read_event"),
     "process: before the claim": before(Claims, "claim"),
     "process: claimed, before the chord": after(Claims, "claim"),

@@ -1,4 +1,4 @@
-"""A sink on the loopback interface that answers by a script, down to the bytes."""
+"""A sink on the loopback interface that answers by a script, byte by byte."""
 
 import socket
 import socketserver
@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
 
 class LoopbackSink(socketserver.ThreadingTCPServer):
-    """Reads requests, remembers them, and does what ``script`` says."""
+    """Reads requests, keeps them, and runs ``script`` after each."""
 
     daemon_threads = True
     block_on_close = True
@@ -45,7 +45,7 @@ class LoopbackSink(socketserver.ThreadingTCPServer):
         if not self.tls:
             super().finish_request(request, client_address)
             return
-        # A client that does not like our certificate hangs up, and so do we the other way round.
+        # Either side hangs up where it does not trust the other's certificate.
         with suppress(OSError), self.tls.wrap_socket(request, server_side=True) as secure:
             super().finish_request(secure, client_address)
 

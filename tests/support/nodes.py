@@ -1,8 +1,8 @@
-"""What pytest-celery's nodes stand on, as processes of this machine instead of Docker containers.
+"""The containers of pytest-celery's nodes, as processes of this machine instead of Docker's.
 
-A node asks little of its container: its name, id, status and logs, to be killed, restarted and
-torn down. ``ProcessContainer`` answers that with a process, so ``celery_setup.worker.kill()`` in a
-test means the same on either.
+A node needs little of its container: its name, id, status and logs, and that it can be killed,
+restarted and torn down. ``ProcessContainer`` provides that with a process, so that
+``celery_setup.worker.kill()`` in a test means the same with either.
 """
 
 import os
@@ -11,7 +11,7 @@ import signal as signals
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from embedded.backing_services import (
 )
 from embedded.process_groups import kill_session, session_members
 
-from .waiting import PATIENCE, eventually
+from .waiting import TIMEOUT, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +65,7 @@ class ProcessContainer:
 
     @property
     def status(self) -> str:
-        """What Docker would say."""
+        """Docker's word for it: created, running or exited."""
         if self._process is None:
             return "created"
         return "running" if self._process.poll() is None else "exited"
@@ -113,11 +113,11 @@ class ProcessContainer:
         return self.status != "running" or self.is_ready()
 
     def is_ready(self) -> bool:
-        """Tell whether it can be used now."""
+        """Whether it can be used now."""
         return True
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """Send a signal, as ``docker kill`` does: SIGKILL ends everything, others meet the main."""
+        """Send a signal, as ``docker kill`` does: SIGKILL to all, others to the main process."""
         number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
         if number is signals.SIGKILL:
             self._end()
@@ -130,7 +130,7 @@ class ProcessContainer:
         self._wait()
 
     def children(self) -> list[psutil.Process]:
-        """What it started and is still there, whether or not it is itself."""
+        """The processes that it started and that are alive, whether or not it is itself."""
         return [process for process in session_members(self.pid) if process.pid != self.pid]
 
     def pause(self) -> None:
@@ -141,8 +141,8 @@ class ProcessContainer:
         """Let it go on where it was."""
         os.killpg(self.pid, signals.SIGCONT)
 
-    def stop(self, timeout: float = PATIENCE) -> int:
-        """Ask it to end, and end it if it does not; give its exit code."""
+    def stop(self, timeout: float = TIMEOUT) -> int:
+        """Send SIGTERM, then SIGKILL to what is left; return its exit code."""
         if self.status == "running":
             os.kill(self.pid, signals.SIGTERM)
             try:
@@ -151,7 +151,7 @@ class ProcessContainer:
                 self._end()
         return self._wait()
 
-    def restart(self, timeout: float = PATIENCE) -> None:
+    def restart(self, timeout: float = TIMEOUT) -> None:
         """Stop and start it, and wait until it is ready."""
         if self.status != "created":
             self.stop(timeout)
@@ -159,11 +159,19 @@ class ProcessContainer:
         self.start()
         self.ready()
 
+    def restart_unless_running(self) -> None:
+        """Start it again if a test has ended it, and wait until it is ready."""
+        if self.status != "running":
+            self.restart()
+
     def reload(self) -> None:
-        """Do nothing: what is told of it is never out of date."""
+        """Do nothing: ``status`` is never out of date."""
 
     def teardown(self) -> None:
         """End it, and all that it started."""
+        if "COVERAGE_PROCESS_CONFIG" in os.environ and self.status == "running":
+            with suppress(subprocess.TimeoutExpired):
+                self.stop(5)  # a process that is measured writes its data as it ends
         self._end()
 
     def _end(self) -> None:
@@ -171,7 +179,7 @@ class ProcessContainer:
             kill_session(self.pid)
             self._wait()
 
-    def _wait(self, timeout: float = PATIENCE) -> int:
+    def _wait(self, timeout: float = TIMEOUT) -> int:
         assert self._process is not None
         return self._process.wait(timeout)
 
@@ -200,7 +208,7 @@ class RedisServer(ProcessContainer):
             return False
 
     def teardown(self) -> None:
-        """End it, and our connections to it."""
+        """End it, and close the client."""
         self.client.close()
         super().teardown()
 
@@ -243,7 +251,7 @@ class EmulatorContainer(ProcessContainer):
         super().__init__("aws", python("ministack"), folder, environment)
 
     def is_ready(self) -> bool:
-        """It says so."""
+        """It reports that it is ready."""
         with closing(HTTPConnection(HOST, self.port, timeout=1)) as connection:
             try:
                 connection.request("GET", "/_ministack/ready")
@@ -307,9 +315,9 @@ class BeatContainer(ProcessContainer):
 
 
 class _Node:
-    """What our nodes add to pytest-celery's: they look for a log line more than once a second."""
+    """Polls for a log line more often than the once a second of pytest-celery's nodes."""
 
-    def wait_for_log(self, log: str, message: str = "", timeout: float = PATIENCE) -> None:
+    def wait_for_log(self, log: str, message: str = "", timeout: float = TIMEOUT) -> None:
         """Wait until the node logs something."""
         try:
             eventually(lambda: log in self.logs(), timeout, message or f"{self.name()} logs {log}")

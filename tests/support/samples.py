@@ -17,7 +17,7 @@ PROD_RULES = MetadataRules.from_file(SHIPPED, "prod")
 #: What the shipped rules of ``prod`` demand of any event's metadata.
 RULED = {"environment": "prod", "region": "eu-west-1", "pipelineVersion": "1.12.0"}
 
-#: Everything that INTERFACE's event table names, by lifecycle stage.
+#: Every field of metadata in docs/interface.md, by lifecycle stage.
 FULL_METADATA: dict[str, dict[str, Any]] = {
     "created": {"queue": "billing"},
     "routed": {"agentId": "agent-7", "skill": "refunds"},
@@ -93,12 +93,12 @@ def failed(error: str = "500 Internal Server Error", attempts: int = 5) -> Deliv
 
 
 def report(sink: str, outcome: Outcome = Outcome.DELIVERED, **changes: Any) -> Report:
-    said = {
+    defaults = {
         "attempts": 1,
         "at": "2026-01-31T12:00:02.000Z",
         "error": None if outcome is Outcome.DELIVERED else "400 Bad Request",
     }
-    return Report(sink=sink, outcome=outcome, **(said | changes))
+    return Report(sink=sink, outcome=outcome, **(defaults | changes))
 
 
 def make_claim(**changes: Any) -> Claim:
@@ -124,7 +124,7 @@ def make_claim(**changes: Any) -> Claim:
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-    """What a function returns, and the error of ours that it raises: one of them is None."""
+    """What a function returns, and the ``ProcessorError`` it raises: one of them is None."""
     try:
         return function(*arguments), None
     except ProcessorError as error:

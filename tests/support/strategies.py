@@ -47,7 +47,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def bent_envelopes(draw: st.DrawFn) -> Any:
-    """A valid envelope in which any JSON stands in up to three places, or a key is missing."""
+    """A valid envelope with any JSON in up to three places, or with keys missing."""
     envelope: Any = make_envelope(draw(st.sampled_from(STAGES)))
     for _ in range(draw(st.integers(0, 3))):
         path = draw(st.sampled_from(_places(envelope)))
@@ -89,7 +89,7 @@ calls = st.sets(
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> Delivery:
-    """A delivery as it can stand in a claim."""
+    """A delivery as a claim can have it."""
     outcome = draw(st.sampled_from(Outcome))
     if outcome is Outcome.PENDING:
         return Delivery()
@@ -104,7 +104,7 @@ def deliveries(draw: st.DrawFn) -> Delivery:
 
 @st.composite
 def reports(draw: st.DrawFn) -> Report:
-    """What a delivery task may say at its end."""
+    """A report that a delivery task may send at its end."""
     outcome = draw(settled_outcomes)
     return Report(
         sink=draw(st.sampled_from(SINK_NAMES)),

@@ -30,7 +30,7 @@ from .nodes import (
     free_port,
     python,
 )
-from .waiting import PATIENCE, eventually
+from .waiting import TIMEOUT, eventually
 from .wiretap import Wiretap
 
 API_KEY = "a-key-for-the-tests"
@@ -39,32 +39,18 @@ REGION = "us-east-1"
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
-#: One short try a delivery, so that leases can be short; and no breaker in the way.
-ONE_TRY = {
-    f"{sink.upper()}_{name}": value
-    for sink in SINKS
-    for name, value in {
-        "MAX_TRIES": "1",
-        "BACKOFF_CAP_SECONDS": "1",
-        "RETRY_AFTER_CAP_SECONDS": "1",
-        "CONNECT_TIMEOUT_SECONDS": "1",
-        "READ_TIMEOUT_SECONDS": "2",
-        "BREAKER_FAILURES": "1000",
-    }.items()
-}
-
-#: What this shell may be set up for, and the processes under test must not hear of.
+#: Settings of this shell that the processes under test must not get.
 FOREIGN = {variable.name for variable in variables()}
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return what a process of ours gets to see: nothing of this shell's own settings."""
+    """Return the environment of a process under test: these settings, and none of this shell's."""
     clean = {
         name: value
         for name, value in os.environ.items()
         if name not in FOREIGN and not name.startswith(("AWS_", "CELERY_"))
     }
-    # The code beside these tests, wherever they are; and no proxy between loopback and itself.
+    # The code of this checkout; and no proxy between loopback and itself.
     paths = {"PYTHONPATH": str(ROOT), "NO_PROXY": HOST, "no_proxy": HOST}
     return {**clean, **paths, "PYTHONUNBUFFERED": "1", **settings}
 
@@ -82,7 +68,7 @@ def aws(service: Any, endpoint: str, config: Config | None = None) -> Any:
 
 
 def create_table(endpoint: str, name: str) -> None:
-    """Deploy ``deploy/storage.yaml`` as it stands."""
+    """Deploy ``deploy/storage.yaml``, unchanged."""
     with closing(aws("cloudformation", endpoint)) as cloudformation:
         cloudformation.create_stack(
             StackName=name,
@@ -129,7 +115,7 @@ class IngestContainer(ProcessContainer):
 
     def connect(self) -> http.client.HTTPConnection:
         """Open a connection, as EventBridge does for every event."""
-        return http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE)
+        return http.client.HTTPConnection(HOST, self.port, timeout=TIMEOUT)
 
     def request(
         self,
@@ -161,13 +147,13 @@ class IngestContainer(ProcessContainer):
 
 
 class TaskEvents:
-    """All that workers tell of their tasks, as Flower hears it; from ``with`` to its end."""
+    """The task events that workers send, as Flower receives them; from ``with`` to its end."""
 
     def __init__(self, broker: RedisContainer) -> None:
-        """Listen to what goes over this broker."""
+        """Receive from this broker."""
         self._broker = broker
         self._app = Celery("events", broker=broker.url, set_as_current=False)
-        self._heard: list[dict[str, Any]] = []
+        self._received: list[dict[str, Any]] = []
         self._receiver: EventReceiver | None = None
         self._thread = threading.Thread(target=self._listen)
 
@@ -186,25 +172,25 @@ class TaskEvents:
 
     def _listen(self) -> None:
         with self._app.connection_for_read() as connection:
-            self._receiver = EventReceiver(connection, handlers={"*": self._hear}, app=self._app)
+            self._receiver = EventReceiver(connection, handlers={"*": self._receive}, app=self._app)
             self._receiver.run(wakeup=False)  # connects again where the broker went away
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _receive(self, event: dict[str, Any]) -> None:
         if event["type"].startswith("task-"):
-            self._heard.append(event)
+            self._received.append(event)
 
     def all(self) -> list[dict[str, Any]]:
-        """Everything that was told."""
-        return list(self._heard)
+        """Every event so far, oldest first."""
+        return list(self._received)
 
     def of(self, task_id: str) -> list[dict[str, Any]]:
-        """What was told of one task, or of all whose id starts like this where it ends in a dot."""
+        """The events of one task; of every task whose id starts like this, if it ends in a dot."""
         if task_id.endswith("."):
-            return [event for event in self._heard if event["uuid"].startswith(task_id)]
-        return [event for event in self._heard if event["uuid"] == task_id]
+            return [event for event in self._received if event["uuid"].startswith(task_id)]
+        return [event for event in self._received if event["uuid"] == task_id]
 
     def types(self, task_id: str) -> list[str]:
-        """The types of what was told of one task, without their ``task-``."""
+        """The types of one task's events, without their ``task-``."""
         return [event["type"].removeprefix("task-") for event in self.of(task_id)]
 
     def wait_for(self, task_id: str, *types: str, count: int = 1) -> list[dict[str, Any]]:
@@ -212,8 +198,8 @@ class TaskEvents:
         wanted = types or ("succeeded", "failed", "revoked")
 
         def found() -> list[dict[str, Any]]:
-            told = [e for e in self.of(task_id) if e["type"].removeprefix("task-") in wanted]
-            return told if len(told) >= count else []
+            matching = [e for e in self.of(task_id) if e["type"].removeprefix("task-") in wanted]
+            return matching if len(matching) >= count else []
 
         return eventually(found, what=f"{count} of {task_id} {'/'.join(wanted)}")
 
@@ -221,8 +207,8 @@ class TaskEvents:
 class System:
     """Redis, a table, ingest, a worker, and beat where it is wanted; from ``with`` to its end.
 
-    ``settings`` are those of every process. Workers reach DynamoDB through ``dynamodb``, a tap.
-    ``task_events`` remembers all that it hears; ``listen=False`` leaves it deaf, for long runs.
+    ``settings`` are those of every process. Workers reach DynamoDB through ``dynamodb``, a proxy.
+    ``task_events`` keeps every event; ``listen=False`` switches it off, for long runs.
     """
 
     def __init__(
@@ -234,6 +220,7 @@ class System:
         beat: bool = False,
         listen: bool = True,
         broker: RedisContainer | None = None,
+        worker_options: Sequence[str] = (),
         **settings: str,
     ) -> None:
         """Describe the parts; ``with`` starts them."""
@@ -253,7 +240,7 @@ class System:
             **settings,
         }
         self.ingest = IngestContainer(folder, self.settings)
-        self.worker = self.make_worker()
+        self.worker = self.make_worker("worker", *worker_options)
         self.beat = self.make_beat("beat") if beat else None
         self.task_events = TaskEvents(self.broker)
         self._listen = listen
@@ -308,7 +295,7 @@ class System:
             env=environment(**{**self.settings, **settings}),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -317,7 +304,7 @@ class System:
         return self.run("celery", "-A", "tasks", *arguments)
 
     def accept(self, event: Envelope) -> str:
-        """Post an event, which ingest must accept; give its dedup key."""
+        """Post an event, which ingest must accept; return its deduplication key."""
         answer = self.ingest.post(event)
         assert (answer.status, answer.json["accepted"]) == (202, 1), answer
         replay = event.get("replay-name")
@@ -329,7 +316,7 @@ class System:
         assert claim is not None, f"no claim of {key}"
         return claim
 
-    def settled(self, key: str, seconds: float = PATIENCE) -> Claim:
+    def settled(self, key: str, seconds: float = TIMEOUT) -> Claim:
         """Wait until an event has a final status."""
 
         def settled() -> Claim | None:
@@ -355,7 +342,7 @@ class System:
         return item
 
     def change(self, key: str, attribute: str, value: Any) -> None:
-        """Change an item behind everybody's back."""
+        """Set an attribute of an item, past the code under test."""
         self._client.update_item(
             TableName=self.table,
             Key={"id": {"S": key}},
@@ -364,23 +351,23 @@ class System:
             ExpressionAttributeValues={":v": value},
         )
 
-    def hurry(self, key: str) -> None:
-        """Let the time of what is due have come, if there is something due."""
+    def make_due(self, key: str) -> None:
+        """Make an event that has a lease or a delayed retry due now; leave any other as it is."""
         claim = self.claim(key)
         with suppress(self._client.exceptions.ConditionalCheckFailedException):
             self._client.update_item(
                 TableName=self.table,
                 Key={"id": {"S": key}},
-                UpdateExpression="SET due_at = :long_ago",
+                UpdateExpression="SET due_at = :past",
                 ConditionExpression="attribute_exists(due_at) AND version = :version",
                 ExpressionAttributeValues={
-                    ":long_ago": {"N": "1"},
+                    ":past": {"N": "1"},
                     ":version": {"N": str(claim.version)},
                 },
             )
 
     def due(self) -> set[str]:
-        """Name what is in the index of things left to do, whenever it is due."""
+        """The keys in the index of what is due, now or later."""
         return {due.key for due in self.claims.due(until=2**40)}
 
     def calls(self, event: Envelope) -> dict[str, list[Received]]:
@@ -392,12 +379,12 @@ class System:
         }
 
     def audit_log(self, key: str) -> list[dict[str, Any]]:
-        """The audit records of one event that the worker logged, a JSON object a line."""
+        """The audit records of one event that the worker logged, one JSON object per line."""
         lines = [line for line in self.worker.logs().splitlines() if line.startswith("{")]
         return [record for record in map(json.loads, lines) if record.get("eventId") == key]
 
     def pool_process_of(self, app: Celery, task_id: str) -> int:
-        """Wait until a worker runs this task; give the id of the process that does."""
+        """Wait until a worker runs this task; return the id of the process."""
 
         def found() -> int | None:
             inspect = app.control.inspect(limit=1)  # one worker's answer is all there is

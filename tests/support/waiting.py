@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline: the only way in which these tests wait."""
+"""Waiting for a condition, with a timeout: the only way in which these tests wait."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Seconds that something may take which normally takes a fraction of one.
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
-def eventually(condition: Callable[[], T], seconds: float = PATIENCE, what: str = "") -> T:
-    """Return what ``condition`` gives as soon as that is true; fail when the time is over."""
+def eventually(condition: Callable[[], T], seconds: float = TIMEOUT, what: str = "") -> T:
+    """Return what ``condition`` returns as soon as that is true; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         if time.monotonic() > deadline:

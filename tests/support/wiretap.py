@@ -1,4 +1,4 @@
-"""A tap on the wire between workers and DynamoDB: counts calls, and does what networks do."""
+"""A proxy between workers and DynamoDB: records calls, and injects the faults of a network."""
 
 import contextlib
 import http.client
@@ -39,16 +39,16 @@ Action = Callable[[], None]
 
 
 def do_nothing() -> None:
-    """An action: all goes its way."""
+    """An action: no fault."""
 
 
 def lose_the_answer() -> None:
-    """An action: the table did it, and whoever asked does not learn so."""
+    """An action: the connection closes without an answer."""
     raise LostAnswerError
 
 
 def break_the_answer_off() -> None:
-    """An action: only half of it arrives."""
+    """An action: only half of the answer arrives."""
     raise HalfAnswerError
 
 
@@ -112,7 +112,7 @@ class Wiretap:
             return [call.operation for call in self._calls if call.key in (key, None)]
 
     def forget(self) -> None:
-        """Count from here on."""
+        """Forget the calls so far, and the faults that did not happen."""
         with self._lock:
             self._calls.clear()
             self._before_call.clear()
@@ -129,15 +129,15 @@ class Wiretap:
             self._before_answer.setdefault((operation, key), []).extend([action] * times)
 
     def on_every_call(self, *, arrival: Action = do_nothing, answer: Action = do_nothing) -> None:
-        """Act before each call is passed on, and before each answer is; until told otherwise.
+        """From now on act before each call is passed on, and before each answer is.
 
-        ``arrival=lose_the_answer``: DynamoDB is cut off; ``answer=lose_the_answer``: it does all
-        it is asked, and nobody learns so.
+        ``arrival=lose_the_answer``: DynamoDB is cut off. ``answer=lose_the_answer``: it does what
+        is asked, and its answer is lost.
         """
         self._on_arrival, self._on_answer = arrival, answer
 
     def arrive(self, operation: str, key: str | None) -> Action:
-        """Tell what to do before a call is passed on."""
+        """Return the action before a call is passed on."""
         if self._away:
             return lose_the_answer
         with self._lock:
@@ -145,7 +145,7 @@ class Wiretap:
             return waiting.pop(0) if waiting else self._on_arrival
 
     def note(self, call: Call) -> Action:
-        """Count a call, and tell what to do before it is answered."""
+        """Record a call; return the action before it is answered."""
         with self._lock:
             self._calls.append(call)
             waiting = self._before_answer.get((call.operation, call.key or ""))
@@ -158,7 +158,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, *_: Any) -> None:
-        """Say nothing: a worker that was killed does not wait for its answer."""
+        """Log nothing: a worker that was killed does not wait for its answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             return response.status, response.getheaders(), response.read()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _key_of(request: dict[str, Any]) -> str | None:

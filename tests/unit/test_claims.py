@@ -234,7 +234,7 @@ def test_what_a_refused_put_means(existing, new, answer):
     assert [operation for operation, _ in client.calls] == ["PutItem"]
 
 
-def test_an_overdue_claim_is_taken_over_at_the_version_that_was_seen():
+def test_an_overdue_claim_is_taken_over_at_the_read_version():
     existing = make_claim(due_at=EARLIER, version=7)
     taken = replace(existing, version=8, generation=2, holder="worker-b", due_at=LATER)
     client = RefusingClient(existing, updated=taken)
@@ -252,7 +252,7 @@ def test_an_overdue_claim_is_taken_over_at_the_version_that_was_seen():
     assert values[":holder"] == {"S": "worker-b"}
 
 
-def test_an_overdue_claim_that_another_took_faster_is_a_duplicate():
+def test_an_overdue_claim_taken_by_another_is_a_duplicate():
     existing = make_claim(due_at=EARLIER)
     assert table(RefusingClient(existing)).claim(NEW) == Duplicate(existing)
 
@@ -318,7 +318,7 @@ def test_only_a_final_status_lets_go_of_the_claim(status, released):
     assert update["ExpressionAttributeValues"][":next"] == {"N": "5"}
 
 
-def test_a_claim_that_settles_with_something_left_to_do_stays_due():
+def test_a_claim_that_settles_with_pending_retries_stays_due():
     client = RefusingClient(updated=make_claim())
     head = make_claim().snapshot
     table(client).settle(head, head.deliveries, Status.FAILED, None, NextRetry(7))
@@ -343,7 +343,7 @@ def test_what_waits_for_a_sink_to_recover_stays_due_all_the_same():
 # ── What a put writes ─────────────────────────────────────────────────────────────────────────
 
 
-def test_a_claim_that_is_won_has_its_lease_and_is_in_the_index_of_what_is_due():
+def test_an_acquired_claim_has_a_lease_and_is_in_the_due_index():
     client = TakingClient()
     before = int(now().timestamp())
     won = table(client).claim(NEW)
@@ -360,7 +360,7 @@ def test_a_claim_that_is_won_has_its_lease_and_is_in_the_index_of_what_is_due():
     assert claim_of_attributes(client.item) == won.claim
 
 
-def test_a_put_wins_only_where_there_is_no_item_or_one_past_its_retention():
+def test_a_put_wins_only_without_an_item_or_past_retention():
     client = TakingClient()
     before = int(now().timestamp())
     table(client).claim(NEW)
@@ -403,7 +403,7 @@ def test_a_settled_claim_is_opened_again_for_who_asked():
     assert update["ExpressionAttributeValues"][":actor"] == {"S": "zoe@desk"}
 
 
-def test_a_claim_that_was_opened_already_by_this_very_task_is_its_own():
+def test_a_claim_reopened_by_the_same_task_is_its_own():
     mine = settled(status=Status.PROCESSING, holder="worker-b")
     client = RefusingClient(mine)
     assert reopen(client, mine) == mine
@@ -474,7 +474,7 @@ def test_an_index_is_read_to_its_last_page():
 # ── As it is shown ────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_claim_shows_what_the_interface_says_and_nothing_of_its_payload():
+def test_a_claim_shows_the_documented_keys_and_no_payload():
     claim = settled(processed_at="2026-01-31T12:00:02.500Z", audit=[RECORD], version=3)
     assert claim_json(claim) == {
         "eventId": EVENT_ID,
@@ -556,7 +556,7 @@ def test_a_claim_that_was_changed_behind_our_back_is_told(tampered):
     assert verify_claim(tampered)
 
 
-def test_an_entry_of_an_index_that_cannot_be_read_hides_none_behind_it(caplog):
+def test_an_unreadable_index_entry_hides_no_other(caplog):
     class Client:
         def query(self, **_):
             entry = {"due_at": 5, "id": "a", "version": 2, "dispatched_at": 4}

@@ -216,7 +216,7 @@ def test_an_unknown_id_is_told_on_stderr_and_exits_1(run, command):
 
 
 @pytest.mark.parametrize("command", ["claims show x", "claims list", "audit verify --all"])
-def test_a_table_that_does_not_answer_is_told_on_stderr_and_exits_1(monkeypatch, command):
+def test_an_unreachable_table_is_reported_and_exits_1(monkeypatch, command):
     def away():
         raise StoreError("DynamoDB get_item: Connect timeout")
 

@@ -102,7 +102,7 @@ def test_a_sink_that_may_be_well_gets_one_as_a_probe():
     assert drained(Parked(KEYS), HALF_OPEN) == (KEYS[:1], False)
 
 
-def test_a_sink_that_has_just_recovered_gets_one_and_the_next_step_follows():
+def test_a_sink_that_just_recovered_gets_one_then_more():
     assert drained(Parked(KEYS), closed_for(0)) == (KEYS[:1], True)
 
 

@@ -35,7 +35,7 @@ def using(paths, *names):
     }
 
 
-def test_only_the_worker_package_knows_the_internals_of_celery_and_kombu():
+def test_only_tasks_worker_imports_internals_of_celery():
     users = using([*modules("tasks", "ingest", "dashboard"), ROOT / "celeryconfig.py"], *INTERNALS)
     assert users
     assert {Path(user).parent.as_posix() for user in users} == {"tasks/worker"}

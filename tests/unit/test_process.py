@@ -72,7 +72,7 @@ def test_a_replay_gets_a_claim_of_its_own():
     assert claim.id == f"{EVENT_ID}@june"
 
 
-def test_the_same_event_has_the_same_payload_hash_whatever_eventbridge_adds():
+def test_the_payload_hash_ignores_what_eventbridge_adds():
     one, _ = read(make_envelope())
     again, _ = read(dict(reversed(make_envelope(traceHeader="x", account="2").items())))
     assert one.payload_sha256 == again.payload_sha256
@@ -92,7 +92,7 @@ def test_a_stage_that_was_taken_over_the_status_is_noted():
 # ── An invalid one ────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_invalid_event_is_failed_at_once_with_the_reasons_in_its_record():
+def test_an_invalid_event_fails_with_reasons_in_its_record():
     claim, event = read(make_envelope(detail=make_detail(channel="fax")))
     assert event is None
     assert claim.status is Status.FAILED
@@ -159,7 +159,7 @@ def test_without_a_key_there_is_nothing_to_keep_it_under(key):
 
 
 @pytest.mark.parametrize("raw", [make_envelope(), {"no": "envelope"}], ids=["event", "other"])
-def test_an_event_that_keeps_killing_its_worker_is_failed_without_a_look_into_it(raw):
+def test_an_event_that_kills_its_workers_fails_unread(raw):
     claim = given_up_claim(EVENT_ID, raw, RECEIVED_AT)
     assert claim.status is Status.FAILED
     assert claim.deliveries == {}
@@ -177,7 +177,7 @@ def noise(length):
     return "".join(random.Random(4711).choices("0123456789abcdef", k=length))
 
 
-def test_an_event_too_large_to_keep_is_invalid_and_only_its_hash_is_kept():
+def test_an_event_that_is_too_large_is_invalid_and_hashed():
     raw = make_envelope(detail=make_detail(recording=noise(4 * MAX_PAYLOAD_BYTES)))
     assert list(errors_of(raw)) == ["event"]
     claim, _ = read(raw)
@@ -276,7 +276,7 @@ def test_an_event_that_is_not_delivered_says_why(answer, word):
 
 
 @pytest.mark.parametrize("answer", [Duplicate, Conflict])
-def test_a_valid_event_that_was_claimed_before_is_not_delivered_again(answer):
+def test_a_valid_duplicate_is_not_delivered_again(answer):
     assert claim_event(Table(answer), *read(make_envelope())) == answer.__name__.lower()
 
 

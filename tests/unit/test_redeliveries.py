@@ -32,7 +32,7 @@ def test_a_message_that_comes_once_costs_nothing(counter, delivery_info):
     assert counter.sums == {}
 
 
-def test_a_message_that_comes_again_is_given_up_at_its_third_loss(counter):
+def test_a_redelivered_message_is_given_up_at_its_third_loss(counter):
     again = task({"redelivered": True})
     assert [exceeds_max_receives(again, counter, 3) for _ in range(4)] == [False, False, True, True]
     assert not exceeds_max_receives(task({"redelivered": True}, "id-2"), counter, 3)

@@ -80,7 +80,7 @@ def test_the_last_try_is_at_the_age_limit(delivery, age, due):
     assert (appointed and appointed.at) == (due and at(due).at)
 
 
-def test_the_longest_wait_is_for_what_is_parked_wherever_it_stands():
+def test_a_parked_delivery_waits_longest_in_any_position():
     settings = load({"REDRIVE_SCHEDULE_SECONDS": "10,500,20"})
     found = next_retry({"crm": PARKED}, RECEIVED_AT, 2, RECEIVED, settings)
     assert found == at(500, "crm")
@@ -96,7 +96,7 @@ def test_only_what_is_transient_and_not_too_old_is_due(by_sink, age, redrives):
 
 
 @given(many, ages, st.integers(0, 20))
-def test_an_appointment_is_in_the_future_and_never_past_the_age_limit(by_sink, age, redrives):
+def test_a_next_retry_is_in_the_future_within_the_age_limit(by_sink, age, redrives):
     appointed = retry(age, redrives, **by_sink)
     assume(appointed)
     assert at(age).at < appointed.at <= at(MAX_AGE).at
@@ -111,7 +111,7 @@ def test_one_more_redrive_is_never_followed_by_a_shorter_wait(by_sink, age, one,
 
 
 @given(many, st.integers(0, MAX_AGE - 1))
-def test_what_waits_for_sinks_to_recover_is_where_each_of_them_looks(by_sink, age):
+def test_a_parked_event_is_in_the_partition_of_each_sink(by_sink, age):
     assume(waiting(by_sink))
     partition = retry(age, **by_sink).parked_for
     looking = {sink for sink in SINKS if partition in set(parked_partitions(sink))}

@@ -201,7 +201,7 @@ def test_who_does_not_work_on_claims_may_not(role):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_everybody_may_read_the_secrets_they_are_told_of_and_no_others(name):
+def test_each_role_may_read_its_own_secrets_and_no_others(name):
     role = "WorkerRole" if name in WORKERS else f"{name}Role"
     assert OURS[name]["TaskRoleArn"] == {"Fn::GetAtt": f"{role}.Arn"}
     told = {v["Ref"] for n, v in settings_of(OURS[name]).items() if n in SECRETS}

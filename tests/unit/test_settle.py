@@ -154,7 +154,7 @@ def test_a_redrive_appends_a_revision_to_the_chain():
     assert verify_chain(table.claim.audit) == []
 
 
-def test_a_refused_write_brings_the_present_claim_and_is_merged_into_it():
+def test_a_refused_write_is_merged_into_the_current_claim():
     table = OneClaim(make_claim())
     stale = table.claim.snapshot
     settle_claim(table, EVENT_ID, None, [report("analytics"), report("crm")], 1)
@@ -180,7 +180,7 @@ def reopened(claim, **changes):
     )
 
 
-def test_a_late_message_of_an_earlier_dispatch_does_not_settle_a_later_one():
+def test_a_late_settle_does_not_settle_a_later_dispatch():
     table = OneClaim(make_claim())
     first = table.claim.snapshot
     settle_claim(table, EVENT_ID, first, CRM_FAILED, 1)
@@ -215,7 +215,7 @@ def test_a_late_settle_leaves_the_claim_to_the_later_dispatch(reports):
     assert record["status"] == status.value
 
 
-def test_a_late_settle_during_a_redrive_is_recorded_but_not_as_its_actor():
+def test_a_late_settle_in_a_redrive_is_recorded_without_actor():
     table = OneClaim(make_claim())
     settle_claim(table, EVENT_ID, None, ALL_FAILED, 1)
     table.claim = replace(
@@ -464,7 +464,7 @@ def test_what_is_past_its_age_limit_is_given_up_and_noted_once(outcome):
     assert record["notes"] == ["given up, past its age limit: crm, compliance"]
 
 
-def test_what_came_to_nothing_when_it_was_given_up_is_noted_though_nothing_changed():
+def test_giving_up_is_noted_even_if_no_outcome_changed():
     table = half_delivered(transient("crm"))
     table.claim = taken_over(replace(table.claim, received_at=RECEIVED_AT))
     settle_claim(table, EVENT_ID, None, [transient("crm", at="2026-01-31T13:00:00.000Z")], 2)

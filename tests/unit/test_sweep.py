@@ -69,7 +69,7 @@ def worn_out(_key):
 KEYS = [f"event-{number}" for number in range(10)]
 
 
-def test_a_claim_whose_every_dispatch_died_is_failed_with_the_reason():
+def test_a_claim_whose_dispatches_all_died_fails_with_a_reason():
     table = OneClaim(make_claim(dispatches=6, generation=6))
     go_on(table, table.claim)
     assert table.claim.status is Status.FAILED
@@ -80,7 +80,7 @@ def test_a_claim_whose_every_dispatch_died_is_failed_with_the_reason():
     assert verify_chain(table.claim.audit) == []
 
 
-def test_what_was_delivered_before_it_was_given_up_stays_delivered():
+def test_a_delivery_before_giving_up_stays_delivered():
     pending = make_claim().deliveries
     table = OneClaim(make_claim(dispatches=6, deliveries={**pending, "crm": delivered()}))
     go_on(table, table.claim)
@@ -119,7 +119,7 @@ def test_what_goes_to_a_sink_that_is_no_more_is_given_up():
 LEASE = load({}).claim_lease
 
 
-def test_a_lease_ends_later_by_the_time_that_messages_wait_in_queues():
+def test_a_lease_is_extended_by_the_wait_in_queues():
     table = Overdue(KEYS, worn_out, since=10_000 + LEASE, apart=1_000)
     assert sweep_due(table, load({}), 5_500, "sweep-1") == 5
     assert list(table.tables) == KEYS[:5]
@@ -149,7 +149,7 @@ def test_what_is_prolonged_is_part_of_the_share():
     assert list(table.extended) == KEYS[:4]
 
 
-def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
+def test_an_unreadable_claim_is_left_due_and_blocks_nothing():
     unreadable = make_claim(payload=canonical_json({"detail": {"channel": "fax"}}))
     table = Overdue(
         ["unreadable", "worn-out"], lambda key: unreadable if key[0] == "u" else worn_out(key)
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_any_more_is_left_due_and_holds_up_nothing():
     assert table.tables["worn-out"].claim.status is Status.FAILED
 
 
-def test_what_a_newer_release_wrote_is_left_to_it_and_holds_up_nothing():
+def test_a_claim_of_a_newer_release_is_left_and_blocks_nothing():
     def fate(key):
         if key == KEYS[0]:
             raise UnknownSchemaError("item schema 2; known up to 1")
