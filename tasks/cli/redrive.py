@@ -77,11 +77,7 @@ def redrive(
     if force and not keys:
         raise click.UsageError("--force needs IDs")
     selection = Selection(
-        sink=sink,
-        status=Status(status) if status else None,
-        since=since,
-        until=until,
-        error=error,
+        sink=sink, status=Status(status) if status else None, since=since, until=until, error=error
     )
     if dry_run and not keys:
         _list(selection, as_json=as_json)

@@ -45,10 +45,7 @@ def _rfc3339(value: str) -> None:
 
 
 def _text(
-    key: str | None = None,
-    *rules: Callable[[str], Any],
-    longest: int = 1024,
-    required: bool = True,
+    key: str | None = None, *rules: Callable[[str], Any], longest: int = 1024, required: bool = True
 ) -> fields.String:
     return fields.String(
         data_key=key,

@@ -156,11 +156,7 @@ class IngestClient:
         raise AssertionError  # the last attempt returned or raised
 
     def _send(self, body: bytes) -> tuple[SubmitResult, str]:
-        headers = {
-            **BASE_HEADERS,
-            "Content-Type": "application/json",
-            "x-api-key": self._key,
-        }
+        headers = {**BASE_HEADERS, "Content-Type": "application/json", "x-api-key": self._key}
         response = send(self._session, self._url, body, headers, timeout=(3, 10), tls=DEFAULT_TLS)
         fields: dict[str, Any] = {}
         with suppress(ValueError, TypeError):
