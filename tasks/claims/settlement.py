@@ -5,7 +5,16 @@ from datetime import datetime
 
 from tasks.claims import audit
 from tasks.claims.model import AuditRecord, ClaimSnapshot, NextRetry
-from tasks.claims.outcomes import Delivery, Report, Status, merge, status_of, undelivered, waiting
+from tasks.claims.outcomes import (
+    Delivery,
+    Outcome,
+    Report,
+    Status,
+    merge,
+    status_of,
+    undelivered,
+    waiting,
+)
 from tasks.claims.schedule import next_retry
 from tasks.claims.store import Claims
 from tasks.clock import elapsed_ms, now, to_rfc3339
@@ -91,26 +100,19 @@ def _record(
         return None
     if late and snapshot.revision == 0:
         return None
+    notes = [*snapshot.notes, *notes]
     return audit.make_record(
-        event_id=snapshot.id,
-        interaction_id=snapshot.interaction_id,
-        event_type=snapshot.event_type,
-        received_at=snapshot.received_at,
-        processed_at=to_rfc3339(moment),
-        status=status,
-        deliveries=deliveries,
-        previous=(snapshot.revision, snapshot.lineage_hash),
-        notes=[*snapshot.notes, *notes],
-        actor=actor,
+        snapshot, to_rfc3339(moment), status, deliveries, notes=notes, actor=actor
     )
 
 
 def _same_outcomes(snapshot: ClaimSnapshot, deliveries: Mapping[str, Delivery]) -> bool:
     """Whether the newest audit record states these outcomes; attempts and times do not count."""
-    return snapshot.revision > 0 and all(
-        sink in snapshot.deliveries and delivery.same_end(snapshot.deliveries[sink])
-        for sink, delivery in deliveries.items()
-    )
+
+    def ends(of: Mapping[str, Delivery]) -> dict[str, tuple[Outcome, str | None]]:
+        return {sink: (delivery.outcome, delivery.error) for sink, delivery in of.items()}
+
+    return snapshot.revision > 0 and ends(snapshot.deliveries) == ends(deliveries)
 
 
 def _notes(

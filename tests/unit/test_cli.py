@@ -5,7 +5,6 @@ import pytest
 from click.testing import CliRunner
 
 from tasks.claims import Delivery, Due, Outcome, Status
-from tasks.claims.audit import make_record
 from tasks.claims.intake import read_event
 from tasks.cli import audit, claims, output, stats
 from tasks.cli.output import claim_json
@@ -19,6 +18,7 @@ from tests.support.samples import (
     make_claim,
     make_detail,
     make_envelope,
+    make_record,
 )
 
 WIDTH = 100
