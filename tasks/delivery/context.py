@@ -109,11 +109,10 @@ class Contexts:
         try:
             return self._get(interaction_id)
         except ParkedError:
-            error = "CXone is not asked: it did not answer the last times"
-            raise TransientDeliveryError(error, counts_as_failure=False) from None
+            reason = "it did not answer the last times"
         except RedisError:
-            error = "CXone is not asked: Redis does not answer"
-            raise TransientDeliveryError(error, counts_as_failure=False) from None
+            reason = "Redis does not answer"
+        raise TransientDeliveryError(f"CXone is not asked: {reason}", counts_as_failure=False)
 
     def _get(self, interaction_id: str) -> dict[str, Any]:
         key = f"cxone.context.{interaction_id}"
@@ -181,7 +180,6 @@ class Contexts:
         tokens, api_url = self._endpoints(deadline)
         path = self._cxone.contact_path.replace(ID_PLACEHOLDER, quote(interaction_id, safe=""))
         response, _ = tokens.use(lambda token: self._get_url(api_url + path, deadline, token))
-        _raise_if_transient(response)
         return response
 
     def _endpoints(self, deadline: Deadline) -> tuple[Tokens, str]:
@@ -215,7 +213,6 @@ class Contexts:
         if kept := self._redis.get(key):
             return str(kept)
         response = self._get_url(url, deadline)
-        _raise_if_transient(response)
         endpoint = endpoint_in(response, field, allow_http=self._cxone.allow_http)
         self._redis.set(key, endpoint, ex=DISCOVERED_FOR)
         return endpoint
@@ -227,7 +224,7 @@ class Contexts:
         if left <= 0:
             raise TransientDeliveryError(too_late)
         try:
-            return send(
+            response = send(
                 self._session,
                 url,
                 None,
@@ -241,14 +238,9 @@ class Contexts:
         except TransientDeliveryError as error:
             message = f"CXone: {error}" if deadline.left > 0 else too_late
             raise TransientDeliveryError(message) from None
-
-
-def _raise_if_transient(response: Response) -> None:
-    error = response.error
-    if isinstance(error, TransientDeliveryError):
-        raise TransientDeliveryError(
-            f"CXone: {error}", error.retry_after, counts_as_failure=error.counts_as_failure
-        )
+        if isinstance(response.error, TransientDeliveryError):
+            raise response.error.prefixed("CXone")
+        return response
 
 
 def context_in(response: Response, credentials: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One HTTP request, and what its response means."""
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -42,6 +43,14 @@ class Response(NamedTuple):
     def error(self) -> DeliveryError | None:
         """The error that it stands for; None for success."""
         return error_for_status(self.status, self.retry_after, now())
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The JSON object in the body; empty if there is none."""
+        with suppress(ValueError, RecursionError):
+            if isinstance(fields := json.loads(self.body), dict):
+                return fields
+        return {}
 
 
 def make_session() -> requests.Session:

@@ -10,7 +10,6 @@ that was sent and not deleted is sent again by the next run, and is a duplicate 
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,9 +157,7 @@ class IngestClient:
     def _send(self, body: bytes) -> tuple[SubmitResult, str]:
         headers = {**BASE_HEADERS, "Content-Type": "application/json", "x-api-key": self._key}
         response = send(self._session, self._url, body, headers, timeout=(3, 10), tls=DEFAULT_TLS)
-        fields: dict[str, Any] = {}
-        with suppress(ValueError, TypeError):
-            fields = dict(json.loads(response.body))
+        fields = response.fields
         match response.error:
             case None if response.status == 202 and fields.get("accepted") == 1:
                 return SubmitResult.ACCEPTED, ""
