@@ -15,11 +15,12 @@ from tasks.claims.outcomes import (
     undelivered,
     waiting,
 )
+from tasks.claims.queries import get_or_raise
 from tasks.claims.schedule import next_retry
 from tasks.claims.store import Claims
 from tasks.clock import elapsed_ms, now, to_rfc3339
 from tasks.counters import COUNTERS
-from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.errors import StoreError
 from tasks.settings import settings
 
 #: How often a settle may find that another changed the claim under it before it backs off.
@@ -45,10 +46,7 @@ def settle_claim(
         StoreError: DynamoDB does not answer, or too many others settle the same claim.
     """
     if snapshot is None:
-        claim = claims.get(key)
-        if claim is None:
-            raise ClaimNotFoundError(f"no claim of {key}")
-        snapshot = claim.snapshot
+        snapshot = get_or_raise(claims, key).snapshot
     record = None
     for _ in range(MAX_CONTENTIONS):
         in_progress = snapshot.status is Status.PROCESSING

@@ -17,6 +17,7 @@ from uuid import uuid4
 from tasks.claims import Claim, Claims, Status, Summary
 from tasks.claims.intake import read_event
 from tasks.claims.outcomes import undelivered
+from tasks.claims.queries import get_or_raise
 from tasks.clock import from_rfc3339
 from tasks.dispatch import event_of
 from tasks.errors import ClaimInProgressError, ClaimNotFoundError, InvalidEventError
@@ -92,9 +93,7 @@ def redrive_event(
         ClaimNotFoundError: no such claim, or the event does not go to ``sink``.
         StoreError: DynamoDB does not answer.
     """
-    claim = claims.get(key)
-    if claim is None:
-        raise ClaimNotFoundError(f"no claim of {key}: it never came, or is past its retention")
+    claim = get_or_raise(claims, key)
     if sink and sink not in claim.deliveries:
         raise ClaimNotFoundError(f"{key} does not go to {sink}")
     if claim.status is Status.PROCESSING:

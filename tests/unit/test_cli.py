@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from tasks.claims import Delivery, Due, Outcome, Status
 from tasks.claims.intake import read_event
-from tasks.cli import audit, claims, output, stats
+from tasks.cli import audit, claims, stats
 from tasks.cli.output import claim_json
 from tasks.errors import StoreError
 from tests.support.samples import (
@@ -23,7 +23,7 @@ from tests.support.samples import (
 
 WIDTH = 100
 
-MODULES = (audit, claims, output, stats)
+MODULES = (audit, claims, stats)
 GROUPS = {"audit": audit.audit, "claims": claims.claims, "stats": stats.stats}
 
 
