@@ -27,7 +27,6 @@ from tasks.events import canonical_json
 from tasks.settings import CxoneSettings, OAuthGrant
 from tasks.settings.cxone import ID_PLACEHOLDER
 from tasks.settings.environment import is_safe, url_to_call
-from tasks.settings.http import DEFAULT_TLS
 from tasks.sinks import Policy
 
 #: Backoff, time to connect, and circuit breaker of requests to CXone.
@@ -160,9 +159,7 @@ class Contexts:
         pipe.get(_THROTTLED_UNTIL)
         pipe.pttl(_THROTTLED_UNTIL)
         reason, left = pipe.execute()
-        if not reason:
-            return
-        if not deadline.sleep(max(0, left) / 1_000 + jitter(0, 1)):
+        if reason and not deadline.sleep(max(0, left) / 1_000 + jitter(0, 1)):
             raise TransientDeliveryError(reason, counts_as_failure=False)
 
     def _note_throttling(self, error: TransientDeliveryError) -> None:
@@ -220,21 +217,12 @@ class Contexts:
     def _get_url(self, url: str, deadline: Deadline, token: str | None = None) -> Response:
         left = deadline.left
         headers = {**BASE_HEADERS, "Accept": "application/json", **(bearer(token) if token else {})}
+        timeout = min(REQUEST_POLICY.connect_timeout, left), min(self._cxone.read_timeout, left)
         too_late = f"CXone: no answer within {self._cxone.timeout} s"
         if left <= 0:
             raise TransientDeliveryError(too_late)
         try:
-            response = send(
-                self._session,
-                url,
-                None,
-                headers,
-                timeout=(
-                    min(REQUEST_POLICY.connect_timeout, left),
-                    min(self._cxone.read_timeout, left),
-                ),
-                tls=DEFAULT_TLS,
-            )
+            response = send(self._session, url, None, headers, timeout=timeout)
         except TransientDeliveryError as error:
             message = f"CXone: {error}" if deadline.left > 0 else too_late
             raise TransientDeliveryError(message) from None

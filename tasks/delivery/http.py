@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 from tasks.clock import now
 from tasks.errors import AttemptTimeoutError, DeliveryError, TransientDeliveryError
 from tasks.settings import Tls
-from tasks.settings.http import BODY_READ_TIMEOUT
+from tasks.settings.http import BODY_READ_TIMEOUT, DEFAULT_TLS
 
 #: Statuses of a healthy server that may accept the same request later.
 RETRYABLE_CLIENT_ERRORS = frozenset({408, 425, 429})
@@ -69,7 +69,7 @@ def send(
     headers: Mapping[str, str],
     *,
     timeout: tuple[float, float],
-    tls: Tls,
+    tls: Tls = DEFAULT_TLS,
 ) -> Response:
     """Send one POST request, or a GET where ``data`` is None. Redirects are not followed.
 

@@ -141,14 +141,10 @@ class Tokens:
 
     def _request(self) -> tuple[str, float]:
         """Request a token; return it and its lifetime in seconds."""
+        url, form, tls = self._grant.url, urlencode(self._grant.form).encode(), self._grant.tls
         try:
             response = send(
-                self._session,
-                self._grant.url,
-                urlencode(self._grant.form).encode(),
-                self._headers(),
-                timeout=TOKEN_TIMEOUT,
-                tls=self._grant.tls,
+                self._session, url, form, self._headers(), timeout=TOKEN_TIMEOUT, tls=tls
             )
             if isinstance(response.error, TransientDeliveryError):
                 raise response.error
