@@ -218,7 +218,5 @@ def _flatten(messages: Any, path: str = "") -> Iterator[FieldError]:
     if isinstance(messages, dict):
         for name, inner in messages.items():
             yield from _flatten(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(messages, list) and all(isinstance(text, str) for text in messages):
-        yield FieldError(path, " ".join(messages))
     else:
-        yield FieldError(path, str(messages))
+        yield FieldError(path, " ".join(messages))
