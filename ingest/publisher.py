@@ -65,15 +65,14 @@ class EventQueue:
             BrokerAwayError: it is unknown whether anything was published.
         """
         deadline = time.monotonic() + CALL_TIMEOUT
-        while True:
+        for is_last in (False, True):
             try:
                 self._check_backlog()
                 self._publish(envelopes, received_at)
             except BROKER_ERRORS as error:
                 # One retry at once: Redis may have restarted and closed the pooled connection.
-                if time.monotonic() > deadline:
+                if is_last or time.monotonic() > deadline:
                     raise BrokerAwayError(type(error).__name__) from error
-                deadline = float("-inf")
             else:
                 return
 

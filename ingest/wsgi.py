@@ -89,13 +89,17 @@ class Ingest:
             raise _RefusedError(
                 HTTPStatus.METHOD_NOT_ALLOWED, f"only {allow} here", ("Allow", allow)
             )
-        return handler(environ)
+        try:
+            return handler(environ)
+        except BacklogError as error:
+            reason = f"backlog over its limit: {error}"
+        except BrokerAwayError as error:
+            reason = f"broker away: {error}"
+        retry_after = ("Retry-After", str(RETRY_AFTER))
+        raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason, retry_after)
 
     def _readyz(self, _environ: WSGIEnvironment) -> Response:
-        try:
-            self._queue.ping()
-        except BrokerAwayError as error:
-            raise _unavailable(f"broker away: {error}") from error
+        self._queue.ping()
         return Response(HTTPStatus.OK, {"status": "ready"})
 
     def _events(self, environ: WSGIEnvironment) -> Response:
@@ -156,12 +160,7 @@ class Ingest:
             else:
                 ignored += 1
         if accepted:
-            try:
-                self._queue.put(accepted, to_rfc3339(now()))
-            except BacklogError as error:
-                raise _unavailable(f"backlog over its limit: {error}") from error
-            except BrokerAwayError as error:
-                raise _unavailable(f"broker away: {error}") from error
+            self._queue.put(accepted, to_rfc3339(now()))
         COUNTERS.add("accepted", len(accepted))
         COUNTERS.add("ignored", ignored)
         COUNTERS.add("refused", len(failures), code="record")
@@ -188,7 +187,3 @@ def _discard_rest(environ: WSGIEnvironment) -> None:
     with suppress(OSError):  # no more of it arrived in time
         while environ["wsgi.input"].read(65_536) and time.monotonic() < deadline:
             pass
-
-
-def _unavailable(error: str) -> _RefusedError:
-    return _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error, ("Retry-After", str(RETRY_AFTER)))

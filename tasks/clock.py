@@ -1,6 +1,9 @@
 """Times as this project writes them: RFC 3339, UTC, milliseconds."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def now() -> datetime:
@@ -33,6 +36,16 @@ def from_rfc3339(text: str) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"no moment in UTC: {text!r}") from None
+
+
+def from_age(text: str) -> datetime | None:
+    """Return the moment that an age such as ``90m`` or ``2d`` reaches back to; None if it is none.
+
+    Raises:
+        OverflowError: it reaches back further than times go.
+    """
+    age = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    return now() - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else None
 
 
 def elapsed_ms(since: str, until: str) -> int:

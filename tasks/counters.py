@@ -9,10 +9,12 @@ A counter is named as Prometheus names it, with its labels: ``settled{status="fa
 
 import bisect
 import logging
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
 from redis import Redis
@@ -26,6 +28,8 @@ FLUSH_INTERVAL = 1.0
 
 #: Minutes whose counts are kept one by one.
 MINUTES_KEPT = 24 * 60
+
+_BOUNDS = (*LAG_BOUNDS, math.inf)
 
 _TOTAL = "metrics.total"
 
@@ -47,8 +51,7 @@ def labels_of(name: str) -> tuple[str, dict[str, str]]:
 
 def lag_bucket(seconds: float) -> str:
     """Name the counter of the histogram that a lag belongs to."""
-    place = bisect.bisect_left(LAG_BOUNDS, seconds)
-    return name_of("lag", le=f"{LAG_BOUNDS[place]:g}" if place < len(LAG_BOUNDS) else "inf")
+    return _bucket(_BOUNDS[bisect.bisect_left(LAG_BOUNDS, seconds)])
 
 
 class Counters:
@@ -138,22 +141,21 @@ def lag_percentile(counts: Mapping[str, int], share: float) -> float | None:
 
     None where nothing was counted.
     """
-    buckets = list(lag_buckets(counts))
-    wanted = share * sum(count for _, count in buckets)
-    if not wanted:
-        return None
-    seen = 0
-    for bound, count in buckets:
-        seen += count
-        if seen >= wanted:
-            return bound
-    return float("inf")
+    buckets = lag_buckets(counts)
+    wanted = share * buckets[-1][1]
+    return (
+        next((bound for bound, count in buckets if count >= wanted), math.inf) if wanted else None
+    )
 
 
-def lag_buckets(counts: Mapping[str, int]) -> Iterator[tuple[float, int]]:
-    """Yield the upper bound of each bucket of the histogram, in seconds, and its count."""
-    for bound in (*LAG_BOUNDS, float("inf")):
-        yield bound, counts.get(name_of("lag", le=f"{bound:g}"), 0)
+def lag_buckets(counts: Mapping[str, int]) -> list[tuple[float, int]]:
+    """Return the upper bounds of the histogram, in seconds, and how many lags are within each."""
+    within = accumulate(counts.get(_bucket(bound), 0) for bound in _BOUNDS)
+    return list(zip(_BOUNDS, within, strict=True))
+
+
+def _bucket(bound: float) -> str:
+    return name_of("lag", le=f"{bound:g}")
 
 
 def _this_minute() -> int:

@@ -79,10 +79,7 @@ def _deliver(
     holder = str(task.request.id)
     try:
         found = _context(holder, to.sink, payload)
-        with (
-            breaker_of(to.sink.name).guard(holder),
-            rate_limit.acquire(redis(), to, holder),
-        ):
+        with breaker_of(to.sink.name).guard(holder), rate_limit.acquire(redis(), to, holder):
             _call(task, to.sink, key, payload, found.context)
     except ParkedError as parked:
         raise parked.with_traceback(None) from None  # its frames are of no use, and cost time

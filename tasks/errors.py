@@ -100,6 +100,12 @@ class TransientDeliveryError(DeliveryError):
         self.retry_after = retry_after
         self.counts_as_failure = counts_as_failure
 
+    def prefixed(self, what: str) -> "TransientDeliveryError":
+        """Return the same error with ``what`` before its message."""
+        return TransientDeliveryError(
+            f"{what}: {self}", self.retry_after, counts_as_failure=self.counts_as_failure
+        )
+
 
 class ContextMissingError(TransientDeliveryError):
     """Raised in place of a call where an event waits for its context; it is delivered later."""

@@ -72,11 +72,7 @@ def breaker_of(sink: str) -> Breaker:
     """The circuit breaker of a sink; when it closes, what was parked is drained."""
     to = settings().sinks[sink]
     return Breaker(
-        redis(),
-        sink,
-        to.policy,
-        probe_seconds=to.time_limit,
-        on_closed=lambda: _start_drain(sink),
+        redis(), sink, to.policy, probe_seconds=to.time_limit, on_closed=lambda: _start_drain(sink)
     )
 
 

@@ -11,8 +11,8 @@ from redis import Redis
 from tasks import routing
 from tasks.celery import app
 from tasks.claims import Claims, Due, Status
+from tasks.claims.queries import get_or_raise
 from tasks.clock import epoch
-from tasks.errors import ClaimNotFoundError
 from tasks.observability import stats
 from tasks.recovery.takeover import take_over
 from tasks.runtime import claims, redis
@@ -36,9 +36,7 @@ def sweep(self: Task[Any, Any], key: str | None = None) -> dict[str, int]:
         taken = sweep_due(claims(), settings(), longest_wait(redis()), holder)
         stats.publish(redis(), stats.collect(claims(), redis()))
         return {"takenOver": taken}
-    claim = claims().get(key)
-    if claim is None:
-        raise ClaimNotFoundError(f"no claim of {key}")
+    claim = get_or_raise(claims(), key)
     due = Due(claim.due_at or 0, key, claim.version, claim.status, claim.dispatched_at)
     return {"takenOver": int(take_over(claims(), due, holder))}
 

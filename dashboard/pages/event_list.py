@@ -1,9 +1,8 @@
 """The list of events: search by event or interaction id, filters, pages, selection to redrive."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -16,7 +15,7 @@ from dashboard.timeline import TONES
 from tasks.claims import Claims, Cursor, Status, Summary
 from tasks.claims.outcomes import undelivered
 from tasks.claims.queries import MAX_TIMESTAMP
-from tasks.clock import from_rfc3339, now, to_rfc3339
+from tasks.clock import from_age, from_rfc3339, to_rfc3339
 from tasks.events import EventType
 from tasks.recovery.redrive import Selection
 from tasks.runtime import claims as table
@@ -30,8 +29,6 @@ MAX_READ = 5_000
 
 #: How many unfinished events are read, to list those that are due first.
 MAX_UNFINISHED = 1_000
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 #: The value of the status filter for events in progress or waiting for a retry.
 UNFINISHED = "unfinished"
@@ -110,12 +107,12 @@ def _time(text: str) -> datetime | None:
     """Parse an age (``2h``) or a time; one without a zone, as browsers send it, is UTC."""
     if not text:
         return None
-    if ago := re.fullmatch(r"([0-9]{1,5})([mhd])", text):
-        return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
+        if moment := from_age(text):
+            return moment
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else from_rfc3339(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"not a time: {text}") from None
 
 

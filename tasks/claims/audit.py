@@ -10,9 +10,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from tasks.claims.model import AuditRecord, Claim
+from tasks.claims.model import AuditRecord, Claim, ClaimSnapshot
 from tasks.claims.outcomes import Delivery, Outcome, Status
 from tasks.clock import elapsed_ms
 from tasks.errors import FieldError
@@ -31,39 +32,32 @@ def lineage_hash(record: Mapping[str, Any]) -> str:
 
 
 def make_record(
-    *,
-    event_id: str,
-    interaction_id: str | None,
-    event_type: str | None,
-    received_at: str,
+    of: ClaimSnapshot,
     processed_at: str,
     status: Status,
     deliveries: Mapping[str, Delivery],
-    previous: tuple[int, str | None],
+    *,
     notes: Sequence[str] = (),
     errors: Sequence[FieldError] = (),
     actor: str | None = None,
 ) -> AuditRecord:
-    """Make the record of an event's state; ``previous`` is the revision and hash before it."""
-    revision, previous_hash = previous
+    """Make the record of an event's new state; it follows the newest one ``of`` its claim."""
     record: AuditRecord = {
-        "eventId": event_id,
-        "interactionId": interaction_id,
-        "eventType": event_type,
-        "receivedAt": received_at,
+        "eventId": of.id,
+        "interactionId": of.interaction_id,
+        "eventType": of.event_type,
+        "receivedAt": of.received_at,
         "processedAt": processed_at,
-        "lagMs": elapsed_ms(received_at, processed_at),
+        "lagMs": elapsed_ms(of.received_at, processed_at),
         "status": status.value,
         "downstreamResults": [
             downstream_result(sink, delivery) for sink, delivery in sorted(deliveries.items())
         ],
-        "revision": revision + 1,
-        "previousHash": previous_hash,
+        "revision": of.revision + 1,
+        "previousHash": of.lineage_hash,
     }
     if errors:
-        record["validationErrors"] = [
-            {"field": error.field, "message": error.message} for error in errors
-        ]
+        record["validationErrors"] = [asdict(error) for error in errors]
     if notes:
         record["notes"] = list(notes)
     if actor:

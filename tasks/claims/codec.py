@@ -73,25 +73,19 @@ def claim_of(item: Item) -> Claim:
             f"claim of {item['id']}: item schema {schema}; known up to {ITEM_SCHEMA}"
         )
     try:
-        return _read(item)
+        values: dict[str, Any] = {
+            name: item.get(name) if name in _OPTIONAL else item[name] for name in _FIELDS
+        }
+        values |= {name: int(values[name]) for name in _NUMBERS if values[name] is not None}
+        values |= {
+            "status": Status(item["status"]),
+            "payload": zlib.decompress(bytes(item["payload"])),
+            "deliveries": deliveries_from_plain(item["deliveries"]),
+            "audit": [json.loads(record) for record in item["audit"]],
+        }
+        return Claim(**values)
     except (KeyError, ValueError, TypeError, zlib.error) as error:
         raise UnknownSchemaError(f"claim of {item['id']}: cannot be read: {error!r}") from error
-
-
-def _read(item: Item) -> Claim:
-    values: dict[str, Any] = {
-        name: item.get(name) if name in _OPTIONAL else item[name] for name in _FIELDS
-    }
-    numbers: dict[str, Any] = {
-        name: int(values[name]) for name in _NUMBERS if values[name] is not None
-    }
-    read: dict[str, Any] = {
-        "status": Status(item["status"]),
-        "payload": zlib.decompress(bytes(item["payload"])),
-        "deliveries": deliveries_from_plain(item["deliveries"]),
-        "audit": [json.loads(record) for record in item["audit"]],
-    }
-    return Claim(**(values | numbers | read))
 
 
 def readable(read: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:

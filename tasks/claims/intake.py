@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 from tasks.claims import audit
@@ -108,18 +109,7 @@ def _failed(
     if not isinstance(interaction_id, str) or not 0 < len(interaction_id) <= MAX_ID_LENGTH:
         interaction_id = None  # it could not be a key of the index ``interaction``
     processed_at = to_rfc3339(now())
-    record = audit.make_record(
-        event_id=key,
-        interaction_id=interaction_id,
-        event_type=None,
-        received_at=received_at,
-        processed_at=processed_at,
-        status=Status.FAILED,
-        deliveries={},
-        previous=(0, None),
-        errors=error.errors,
-    )
-    return Claim(
+    claim = Claim(
         id=key,
         status=Status.FAILED,
         received_at=received_at,
@@ -130,5 +120,8 @@ def _failed(
         payload=payload if _compressed(payload) <= MAX_PAYLOAD_BYTES else b"",
         payload_sha256=payload_hash(payload),
         deliveries={},
-        audit=[record],
     )
+    record = audit.make_record(
+        claim.snapshot, processed_at, claim.status, claim.deliveries, errors=error.errors
+    )
+    return replace(claim, audit=[record])

@@ -83,10 +83,6 @@ class Delivery:
         calls = newest({*self.calls, *other.calls})
         return replace(_winner(self, other), tries=tries, calls=calls)
 
-    def same_end(self, other: "Delivery") -> bool:
-        """Whether both have the same outcome and error; times and attempts do not count."""
-        return (self.outcome, self.error) == (other.outcome, other.error)
-
     def to_plain(self) -> dict[str, Any]:
         """Return the form that items and messages have. ``asdict`` would copy every value."""
         return {name: getattr(self, name) for name in self.__slots__}

@@ -20,6 +20,7 @@ from tasks.claims.dynamodb import Table
 from tasks.claims.model import MAX_ID_LENGTH, Claim, Cursor, Due, Summary
 from tasks.claims.outcomes import Status
 from tasks.clock import epoch, from_rfc3339, now, to_rfc3339
+from tasks.errors import ClaimNotFoundError
 
 #: Entries of an index that are read at once for a list that is shown page by page.
 PAGE_SIZE = 200
@@ -139,11 +140,10 @@ class ClaimQueries:
         high = to_rfc3339(until or _tomorrow())
         if low > high:
             return
-        start = (
-            {"id": after.id, "received_day": day.isoformat(), "received_at": after.received_at}
-            if after
-            else None
-        )
+        start: dict[str, Any] = {}
+        if after:
+            entry = {"id": after.id, "received_day": f"{day}", "received_at": after.received_at}
+            start = {"ExclusiveStartKey": entry}
         while day >= oldest:
             span = {":low": max(low, f"{day}"), ":high": min(high, f"{day}T24")}
             items = self._table.query(
@@ -152,11 +152,11 @@ class ClaimQueries:
                 ExpressionAttributeValues={":day": day.isoformat(), **span},
                 ScanIndexForward=False,
                 Limit=PAGE_SIZE,
-                **({"ExclusiveStartKey": start} if start else {}),
+                **start,
             )
             yield from readable(summary_of, items)
             day -= timedelta(days=1)
-            start = None
+            start = {}
 
     def of_interaction(self, interaction_id: str) -> Iterator[Claim]:
         """Yield the claims of an interaction's events, oldest first: one query, a read of each."""
@@ -169,6 +169,18 @@ class ClaimQueries:
         ):
             if claim := self.get(item["id"]):
                 yield claim
+
+
+def get_or_raise(claims: ClaimQueries, key: str) -> Claim:
+    """Read one claim.
+
+    Raises:
+        ClaimNotFoundError: there is none.
+    """
+    claim = claims.get(key)
+    if claim is None:
+        raise ClaimNotFoundError(f"no claim of {key}: it never came, or is past its retention")
+    return claim
 
 
 def _parked_for(partition: str) -> dict[str, Any]:

@@ -5,12 +5,22 @@ from datetime import datetime
 
 from tasks.claims import audit
 from tasks.claims.model import AuditRecord, ClaimSnapshot, NextRetry
-from tasks.claims.outcomes import Delivery, Report, Status, merge, status_of, undelivered, waiting
+from tasks.claims.outcomes import (
+    Delivery,
+    Outcome,
+    Report,
+    Status,
+    merge,
+    status_of,
+    undelivered,
+    waiting,
+)
+from tasks.claims.queries import get_or_raise
 from tasks.claims.schedule import next_retry
 from tasks.claims.store import Claims
 from tasks.clock import elapsed_ms, now, to_rfc3339
 from tasks.counters import COUNTERS
-from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.errors import StoreError
 from tasks.settings import settings
 
 #: How often a settle may find that another changed the claim under it before it backs off.
@@ -36,10 +46,7 @@ def settle_claim(
         StoreError: DynamoDB does not answer, or too many others settle the same claim.
     """
     if snapshot is None:
-        claim = claims.get(key)
-        if claim is None:
-            raise ClaimNotFoundError(f"no claim of {key}")
-        snapshot = claim.snapshot
+        snapshot = get_or_raise(claims, key).snapshot
     record = None
     for _ in range(MAX_CONTENTIONS):
         in_progress = snapshot.status is Status.PROCESSING
@@ -91,26 +98,19 @@ def _record(
         return None
     if late and snapshot.revision == 0:
         return None
+    notes = [*snapshot.notes, *notes]
     return audit.make_record(
-        event_id=snapshot.id,
-        interaction_id=snapshot.interaction_id,
-        event_type=snapshot.event_type,
-        received_at=snapshot.received_at,
-        processed_at=to_rfc3339(moment),
-        status=status,
-        deliveries=deliveries,
-        previous=(snapshot.revision, snapshot.lineage_hash),
-        notes=[*snapshot.notes, *notes],
-        actor=actor,
+        snapshot, to_rfc3339(moment), status, deliveries, notes=notes, actor=actor
     )
 
 
 def _same_outcomes(snapshot: ClaimSnapshot, deliveries: Mapping[str, Delivery]) -> bool:
     """Whether the newest audit record states these outcomes; attempts and times do not count."""
-    return snapshot.revision > 0 and all(
-        sink in snapshot.deliveries and delivery.same_end(snapshot.deliveries[sink])
-        for sink, delivery in deliveries.items()
-    )
+
+    def ends(of: Mapping[str, Delivery]) -> dict[str, tuple[Outcome, str | None]]:
+        return {sink: (delivery.outcome, delivery.error) for sink, delivery in of.items()}
+
+    return snapshot.revision > 0 and ends(snapshot.deliveries) == ends(deliveries)
 
 
 def _notes(

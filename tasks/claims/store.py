@@ -92,13 +92,7 @@ class Claims(ClaimQueries):
         return Duplicate(old)
 
     def take_over(
-        self,
-        key: str,
-        version: int,
-        holder: str,
-        *,
-        settled: bool = False,
-        parked: bool = False,
+        self, key: str, version: int, holder: str, *, settled: bool = False, parked: bool = False
     ) -> Claim | None:
         """Give a claim that is overdue, or parked, to ``holder``, for its next generation.
 

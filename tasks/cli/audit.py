@@ -7,7 +7,8 @@ import click
 from celery.bin.base import CeleryCommand
 
 from tasks.claims.audit import verify_claim
-from tasks.cli.output import claim_or_exit, handle_errors, print_json
+from tasks.claims.queries import get_or_raise
+from tasks.cli.output import handle_errors, print_json
 from tasks.errors import UnknownSchemaError
 from tasks.runtime import claims as table
 
@@ -22,7 +23,7 @@ def audit() -> None:
 @handle_errors
 def show_audit(key: str) -> None:
     """Print the audit records of one event, oldest first, one JSON object per line."""
-    for record in claim_or_exit(key).audit:
+    for record in get_or_raise(table(), key).audit:
         print_json(record)
 
 
@@ -51,7 +52,7 @@ def verify_audit(keys: Sequence[str], every: bool) -> None:
 def _problems_of(key: str, *, every: bool) -> list[str]:
     """Verify one event; with --all, one may be deleted between the index and its reading."""
     try:
-        claim = table().get(key) if every else claim_or_exit(key)
+        claim = table().get(key) if every else get_or_raise(table(), key)
     except UnknownSchemaError as error:
         return [str(error)]
     return verify_claim(claim) if claim else []

@@ -9,10 +9,9 @@ from celery.bin.base import CeleryCommand
 from tasks.claims import Claim, Delivery, Status, Summary
 from tasks.claims.audit import verify_claim
 from tasks.claims.outcomes import undelivered
-from tasks.claims.queries import MAX_TIMESTAMP
+from tasks.claims.queries import MAX_TIMESTAMP, get_or_raise
 from tasks.cli.output import (
     claim_json,
-    claim_or_exit,
     handle_errors,
     paint,
     print_json,
@@ -35,7 +34,7 @@ def claims() -> None:
 @handle_errors
 def show(key: str, as_json: bool) -> None:
     """Show the whole life of one event. ID is its event id, or ID@REPLAY-NAME for a replay."""
-    claim = claim_or_exit(key)
+    claim = get_or_raise(table(), key)
     if as_json:
         print_json(claim_json(claim))
     else:

@@ -14,21 +14,16 @@ from tasks.claims import Call, Claim, Delivery, Outcome, Status, Summary
 from tasks.claims.outcomes import undelivered
 from tasks.clock import to_rfc3339
 from tasks.delivery.circuit_breaker import State
-from tasks.errors import StoreError, UnknownSchemaError
-from tasks.runtime import claims as table
+from tasks.errors import ClaimNotFoundError, StoreError, UnknownSchemaError
 
 _COLOURS: Mapping[str, str] = {
-    Outcome.DELIVERED: "green",
-    Outcome.FAILED: "red",
-    Outcome.REVOKED: "red",
-    Outcome.PARKED: "yellow",
-    Outcome.PENDING: "yellow",
-    Status.COMPLETED: "green",
-    Status.PARTIAL_FAILURE: "red",
-    Status.PROCESSING: "yellow",
-    State.CLOSED: "green",
-    State.OPEN: "red",
-    State.HALF_OPEN: "yellow",
+    word: colour
+    for colour, words in {
+        "green": (Outcome.DELIVERED, Status.COMPLETED, State.CLOSED),
+        "yellow": (Outcome.PENDING, Outcome.PARKED, Status.PROCESSING, State.HALF_OPEN),
+        "red": (Outcome.FAILED, Outcome.REVOKED, Status.PARTIAL_FAILURE, State.OPEN),
+    }.items()
+    for word in words
 }
 
 
@@ -38,26 +33,18 @@ def paint(word: str, width: int = 0) -> str:
 
 
 def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command end with a message where DynamoDB or Redis does not answer."""
+    """Make a command end with a message: no such claim; DynamoDB or Redis does not answer."""
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (StoreError, UnknownSchemaError) as error:
+        except (ClaimNotFoundError, StoreError, UnknownSchemaError) as error:
             raise click.ClickException(str(error)) from error
         except (RedisError, OperationalError) as error:
             raise click.ClickException(f"Redis: {error}") from error
 
     return wrapper
-
-
-def claim_or_exit(key: str) -> Claim:
-    """Read a claim; end the command with a message where there is none."""
-    claim = table().get(key)
-    if claim is None:
-        raise click.ClickException(f"no claim of {key}: it never came, or is past its retention")
-    return claim
 
 
 def print_json(value: Any) -> None:

@@ -2,11 +2,10 @@
 
 import getpass
 import math
-import re
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
@@ -15,14 +14,12 @@ from celery.bin.base import CeleryCommand
 from tasks.claims import Status
 from tasks.cli.options import rate_option, with_progress
 from tasks.cli.output import handle_errors, print_json, print_line
-from tasks.clock import from_rfc3339, now
+from tasks.clock import from_age, from_rfc3339
 from tasks.errors import ClaimNotFoundError
 from tasks.recovery.redrive import RedriveAnswer, Selection, redrive_event
 from tasks.runtime import claims as table
 from tasks.runtime import rules
 from tasks.sinks import SINKS
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class _Moment(click.ParamType[datetime]):
@@ -32,9 +29,7 @@ class _Moment(click.ParamType[datetime]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
         try:
-            if ago := re.fullmatch(r"([0-9]{1,9})([smhd])", value):
-                return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-            return from_rfc3339(value)
+            return from_age(value) or from_rfc3339(value)
         except (ValueError, OverflowError):
             self.fail("not a time such as 2026-01-31T12:00:00Z, nor an age such as 90m or 2d")
 
@@ -77,11 +72,7 @@ def redrive(
     if force and not keys:
         raise click.UsageError("--force needs IDs")
     selection = Selection(
-        sink=sink,
-        status=Status(status) if status else None,
-        since=since,
-        until=until,
-        error=error,
+        sink=sink, status=Status(status) if status else None, since=since, until=until, error=error
     )
     if dry_run and not keys:
         _list(selection, as_json=as_json)
@@ -97,9 +88,8 @@ def redrive(
 
 def _list(selection: Selection, *, as_json: bool) -> None:
     count = 0
-    for count, summary in enumerate(  # noqa: B007 - the last count is what counts
-        selection.among(table()), start=1
-    ):
+    for summary in selection.among(table()):
+        count += 1
         if as_json:
             print_json({"eventId": summary.id, "answer": RedriveAnswer.REDRIVABLE})
         else:
@@ -114,17 +104,15 @@ def _run(
     answers: Counter[str] = Counter()
     for key in with_progress(keys, rate, str(len(keys))):
         try:
-            answer = redrive_event(table(), rules(), key, **options)
+            answer: str = redrive_event(table(), rules(), key, **options)
+            shown = answer != RedriveAnswer.REDRIVEN or len(keys) <= 10
         except ClaimNotFoundError as error:
+            answer, shown = "unknown", False
             click.echo(str(error), err=True)
-            answers["unknown"] += 1
-            if as_json:
-                print_json({"eventId": key, "answer": "unknown"})
-            continue
         answers[answer] += 1
         if as_json:
             print_json({"eventId": key, "answer": answer})
-        elif answer is not RedriveAnswer.REDRIVEN or len(keys) <= 10:
+        elif shown:
             click.echo(f"{key}: {answer}")
     return answers
 

@@ -17,6 +17,7 @@ from tasks.clock import now, to_rfc3339
 from tasks.delivery.client import CallResult
 from tasks.errors import DeliveryError, SettingsError
 from tasks.events import EventType, InteractionEvent, event_from_json
+from tasks.events.model import camel_case
 from tasks.runtime import breaker_of, client_of
 from tasks.settings import SinkSettings, settings
 from tasks.sinks import SINKS
@@ -106,7 +107,7 @@ def _describe(sink: SinkSettings) -> dict[str, Any]:
 
 
 def _policy_json(policy: Policy) -> dict[str, Any]:
-    values = {_camel_case(part): value for part, value in asdict(policy).items()}
+    values = {camel_case(part): value for part, value in asdict(policy).items()}
     return {"tries": values.pop("maxAttempts"), **values}
 
 
@@ -119,14 +120,8 @@ def _breaker(name: str) -> str:
 
 
 def _lines(policy: Policy, shown: Mapping[str, Any]) -> Iterator[str]:
-    limits = [
-        text
-        for value, text in (
-            (policy.rate, f"{policy.rate:g} calls a second"),
-            (policy.concurrency, f"{policy.concurrency} at once"),
-        )
-        if value
-    ]
+    limits = [f"{policy.rate:g} calls a second"] if policy.rate else []
+    limits += [f"{policy.concurrency} at once"] if policy.concurrency else []
     for title, text in {
         "endpoint": shown["endpoint"] or "not set",
         "event types": ", ".join(shown["eventTypes"]),
@@ -172,8 +167,3 @@ def _transcript(shown: Mapping[str, Any]) -> Iterator[str]:
         f"not delivered: {shown['error']}" if shown["error"] else f"{shown['status']}, delivered"
     )
     yield click.style(f"{result}, {shown['ms']} ms", fg="red" if shown["error"] else "green")
-
-
-def _camel_case(name: str) -> str:
-    head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)

@@ -87,15 +87,9 @@ class SinkClient:
         return CallResult(headers=headers, response=response, secrets=secrets)
 
     def _send(self, data: bytes, headers: Mapping[str, str]) -> Response:
-        policy = self._sink.policy
-        return send(
-            self._session,
-            self._sink.endpoint,
-            data,
-            headers,
-            timeout=(policy.connect_timeout, policy.read_timeout),
-            tls=self._sink.tls,
-        )
+        sink = self._sink
+        timeout = sink.policy.connect_timeout, sink.policy.read_timeout
+        return send(self._session, sink.endpoint, data, headers, timeout=timeout, tls=sink.tls)
 
     def _headers(self, data: bytes, key: str) -> dict[str, str]:
         credential = self._sink.credential

@@ -27,7 +27,6 @@ from tasks.events import canonical_json
 from tasks.settings import CxoneSettings, OAuthGrant
 from tasks.settings.cxone import ID_PLACEHOLDER
 from tasks.settings.environment import is_safe, url_to_call
-from tasks.settings.http import DEFAULT_TLS
 from tasks.sinks import Policy
 
 #: Backoff, time to connect, and circuit breaker of requests to CXone.
@@ -109,11 +108,10 @@ class Contexts:
         try:
             return self._get(interaction_id)
         except ParkedError:
-            error = "CXone is not asked: it did not answer the last times"
-            raise TransientDeliveryError(error, counts_as_failure=False) from None
+            reason = "it did not answer the last times"
         except RedisError:
-            error = "CXone is not asked: Redis does not answer"
-            raise TransientDeliveryError(error, counts_as_failure=False) from None
+            reason = "Redis does not answer"
+        raise TransientDeliveryError(f"CXone is not asked: {reason}", counts_as_failure=False)
 
     def _get(self, interaction_id: str) -> dict[str, Any]:
         key = f"cxone.context.{interaction_id}"
@@ -161,9 +159,7 @@ class Contexts:
         pipe.get(_THROTTLED_UNTIL)
         pipe.pttl(_THROTTLED_UNTIL)
         reason, left = pipe.execute()
-        if not reason:
-            return
-        if not deadline.sleep(max(0, left) / 1_000 + jitter(0, 1)):
+        if reason and not deadline.sleep(max(0, left) / 1_000 + jitter(0, 1)):
             raise TransientDeliveryError(reason, counts_as_failure=False)
 
     def _note_throttling(self, error: TransientDeliveryError) -> None:
@@ -181,7 +177,6 @@ class Contexts:
         tokens, api_url = self._endpoints(deadline)
         path = self._cxone.contact_path.replace(ID_PLACEHOLDER, quote(interaction_id, safe=""))
         response, _ = tokens.use(lambda token: self._get_url(api_url + path, deadline, token))
-        _raise_if_transient(response)
         return response
 
     def _endpoints(self, deadline: Deadline) -> tuple[Tokens, str]:
@@ -215,7 +210,6 @@ class Contexts:
         if kept := self._redis.get(key):
             return str(kept)
         response = self._get_url(url, deadline)
-        _raise_if_transient(response)
         endpoint = endpoint_in(response, field, allow_http=self._cxone.allow_http)
         self._redis.set(key, endpoint, ex=DISCOVERED_FOR)
         return endpoint
@@ -223,32 +217,18 @@ class Contexts:
     def _get_url(self, url: str, deadline: Deadline, token: str | None = None) -> Response:
         left = deadline.left
         headers = {**BASE_HEADERS, "Accept": "application/json", **(bearer(token) if token else {})}
+        timeout = min(REQUEST_POLICY.connect_timeout, left), min(self._cxone.read_timeout, left)
         too_late = f"CXone: no answer within {self._cxone.timeout} s"
         if left <= 0:
             raise TransientDeliveryError(too_late)
         try:
-            return send(
-                self._session,
-                url,
-                None,
-                headers,
-                timeout=(
-                    min(REQUEST_POLICY.connect_timeout, left),
-                    min(self._cxone.read_timeout, left),
-                ),
-                tls=DEFAULT_TLS,
-            )
+            response = send(self._session, url, None, headers, timeout=timeout)
         except TransientDeliveryError as error:
             message = f"CXone: {error}" if deadline.left > 0 else too_late
             raise TransientDeliveryError(message) from None
-
-
-def _raise_if_transient(response: Response) -> None:
-    error = response.error
-    if isinstance(error, TransientDeliveryError):
-        raise TransientDeliveryError(
-            f"CXone: {error}", error.retry_after, counts_as_failure=error.counts_as_failure
-        )
+        if isinstance(response.error, TransientDeliveryError):
+            raise response.error.prefixed("CXone")
+        return response
 
 
 def context_in(response: Response, credentials: str) -> dict[str, Any]:

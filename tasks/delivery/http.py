@@ -1,5 +1,6 @@
 """One HTTP request, and what its response means."""
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from urllib3.exceptions import HTTPError
 from tasks.clock import now
 from tasks.errors import AttemptTimeoutError, DeliveryError, TransientDeliveryError
 from tasks.settings import Tls
-from tasks.settings.http import BODY_READ_TIMEOUT
+from tasks.settings.http import BODY_READ_TIMEOUT, DEFAULT_TLS
 
 #: Statuses of a healthy server that may accept the same request later.
 RETRYABLE_CLIENT_ERRORS = frozenset({408, 425, 429})
@@ -43,6 +44,14 @@ class Response(NamedTuple):
         """The error that it stands for; None for success."""
         return error_for_status(self.status, self.retry_after, now())
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The JSON object in the body; empty if there is none."""
+        with suppress(ValueError, RecursionError):
+            if isinstance(fields := json.loads(self.body), dict):
+                return fields
+        return {}
+
 
 def make_session() -> requests.Session:
     """Make a pool of connections to one or two servers, for all threads of a process."""
@@ -60,7 +69,7 @@ def send(
     headers: Mapping[str, str],
     *,
     timeout: tuple[float, float],
-    tls: Tls,
+    tls: Tls = DEFAULT_TLS,
 ) -> Response:
     """Send one POST request, or a GET where ``data`` is None. Redirects are not followed.
 

@@ -141,25 +141,17 @@ class Tokens:
 
     def _request(self) -> tuple[str, float]:
         """Request a token; return it and its lifetime in seconds."""
+        url, form, tls = self._grant.url, urlencode(self._grant.form).encode(), self._grant.tls
         try:
             response = send(
-                self._session,
-                self._grant.url,
-                urlencode(self._grant.form).encode(),
-                self._headers(),
-                timeout=TOKEN_TIMEOUT,
-                tls=self._grant.tls,
+                self._session, url, form, self._headers(), timeout=TOKEN_TIMEOUT, tls=tls
             )
-        except TransientDeliveryError as no_response:
-            raise TransientDeliveryError(f"no access token: {no_response}") from None
-        error = response.error
-        if isinstance(error, TransientDeliveryError):
-            message = f"no access token: {error}"
-            raise TransientDeliveryError(
-                message, error.retry_after, counts_as_failure=error.counts_as_failure
-            )
-        fields = _fields_of(response)
-        if error:
+            if isinstance(response.error, TransientDeliveryError):
+                raise response.error
+        except TransientDeliveryError as transient:
+            raise transient.prefixed("no access token") from None
+        fields = response.fields
+        if error := response.error:
             code = f", {fields['error']}" if fields.get("error") in _ERRORS else ""
             raise DeliveryError(f"no access token: {error}{code} (see {self._grant.settings})")
         token = fields.get("access_token")
@@ -182,14 +174,6 @@ class Tokens:
 def bearer(token: str) -> dict[str, str]:
     """Return the header of a request with a token."""
     return {"Authorization": f"Bearer {token}"}
-
-
-def _fields_of(response: Response) -> dict[str, Any]:
-    try:
-        fields = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
 
 
 def _lifetime(expires_in: Any) -> float:

@@ -98,16 +98,9 @@ def try_acquire(redis: Redis, sink: SinkSettings, holder: str) -> float:
     if not policy.rate and not policy.concurrency:
         return 0.0
     interval = 1e6 / policy.rate if policy.rate else 0.0
-    answer = redis.register_script(_ACQUIRE_SCRIPT)(
-        _keys(sink),
-        [
-            holder,
-            interval,
-            max(interval, 1e6 * BURST),
-            policy.concurrency,
-            1e6 * (sink.attempt_timeout + HOLD_GRACE),
-        ],
-    )
+    burst, hold = max(interval, 1e6 * BURST), 1e6 * (sink.attempt_timeout + HOLD_GRACE)
+    arguments: list[str | float] = [holder, interval, burst, policy.concurrency, hold]
+    answer = redis.register_script(_ACQUIRE_SCRIPT)(_keys(sink), arguments)
     if answer < 0:
         return jitter(*POLL_INTERVAL)
     return max(MIN_WAIT, answer / 1e6) if answer else 0.0

@@ -7,12 +7,7 @@ from celery import states
 from tasks.claims import Call, Outcome, Report
 from tasks.claims.outcomes import calls_from_plain, newest
 from tasks.clock import now, to_rfc3339
-from tasks.errors import (
-    ContextMissingError,
-    DeliveryError,
-    ParkedError,
-    TransientDeliveryError,
-)
+from tasks.errors import ContextMissingError, DeliveryError, ParkedError, TransientDeliveryError
 from tasks.routing import sink_of_task
 
 #: The header of a delivery's message that lists the calls it has made.

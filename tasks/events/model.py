@@ -73,7 +73,7 @@ class InteractionEvent:
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as sinks and messages have it: camelCase, without absent fields."""
-        values = ((_camel_case(field.name), getattr(self, field.name)) for field in fields(self))
+        values = ((camel_case(field.name), getattr(self, field.name)) for field in fields(self))
         return {"type": self.type.value} | {k: v for k, v in values if v is not None}
 
 
@@ -138,10 +138,11 @@ EVENT_CLASSES: Mapping[EventType, type[InteractionEvent]] = {
 def event_from_json(data: Mapping[str, Any]) -> InteractionEvent:
     """Return the event that ``InteractionEvent.to_json`` wrote; unknown keys are ignored."""
     cls = EVENT_CLASSES[EventType(data["type"])]
-    names = {_camel_case(field.name): field.name for field in fields(cls)}
+    names = {camel_case(field.name): field.name for field in fields(cls)}
     return cls(**{names[key]: value for key, value in data.items() if key in names})
 
 
-def _camel_case(name: str) -> str:
+def camel_case(name: str) -> str:
+    """Return the name that a field has in JSON."""
     head, *tail = name.split("_")
     return head + "".join(word.capitalize() for word in tail)

@@ -45,10 +45,7 @@ def _rfc3339(value: str) -> None:
 
 
 def _text(
-    key: str | None = None,
-    *rules: Callable[[str], Any],
-    longest: int = 1024,
-    required: bool = True,
+    key: str | None = None, *rules: Callable[[str], Any], longest: int = 1024, required: bool = True
 ) -> fields.String:
     return fields.String(
         data_key=key,
@@ -221,7 +218,5 @@ def _flatten(messages: Any, path: str = "") -> Iterator[FieldError]:
     if isinstance(messages, dict):
         for name, inner in messages.items():
             yield from _flatten(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(messages, list) and all(isinstance(text, str) for text in messages):
-        yield FieldError(path, " ".join(messages))
     else:
-        yield FieldError(path, str(messages))
+        yield FieldError(path, " ".join(messages))

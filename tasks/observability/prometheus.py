@@ -123,11 +123,10 @@ def _total(counter: str, counts: Mapping[str, int]) -> CounterMetricFamily:
 
 
 def _lag(counts: Mapping[str, int]) -> HistogramMetricFamily:
-    so_far = 0
-    buckets = []
-    for bound, count in lag_buckets(counts):
-        so_far += count
-        buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", so_far))
+    buckets = [
+        ("+Inf" if bound == float("inf") else f"{bound:g}", count)
+        for bound, count in lag_buckets(counts)
+    ]
     help_text = "From an event's receipt to its first final status."
     total = counts.get("lag_milliseconds", 0) / 1000
     return HistogramMetricFamily(

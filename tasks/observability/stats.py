@@ -113,7 +113,7 @@ def recent(redis: Redis) -> dict[str, Any]:
 
 def settled(counts: Mapping[str, int]) -> int:
     """Events that reached their first final status."""
-    return sum(count for _, count in counters.lag_buckets(counts))
+    return counters.lag_buckets(counts)[-1][1]
 
 
 def _sink(redis: Redis, name: str, parked: int | None) -> dict[str, Any]:

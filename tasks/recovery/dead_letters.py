@@ -10,7 +10,6 @@ that was sent and not deleted is sent again by the next run, and is a duplicate 
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +22,6 @@ from tasks.delivery.http import BASE_HEADERS, send
 from tasks.errors import DeliveryError, IngestError, InvalidEventError, TransientDeliveryError
 from tasks.events import load_envelope
 from tasks.settings import Settings
-from tasks.settings.http import DEFAULT_TLS
 from tasks.sinks import Policy
 
 if TYPE_CHECKING:
@@ -96,9 +94,7 @@ class DeadLetters:
         while messages := self._receive():
             # A known message was not deleted, and its visibility timeout has passed.
             new = [message for message in messages if message["MessageId"] not in self._handles]
-            self._handles |= {
-                message["MessageId"]: message["ReceiptHandle"] for message in messages
-            }
+            self._handles |= {each["MessageId"]: each["ReceiptHandle"] for each in messages}
             yield from map(_message, new)
 
     def _receive(self) -> list[Any]:
@@ -156,15 +152,9 @@ class IngestClient:
         raise AssertionError  # the last attempt returned or raised
 
     def _send(self, body: bytes) -> tuple[SubmitResult, str]:
-        headers = {
-            **BASE_HEADERS,
-            "Content-Type": "application/json",
-            "x-api-key": self._key,
-        }
-        response = send(self._session, self._url, body, headers, timeout=(3, 10), tls=DEFAULT_TLS)
-        fields: dict[str, Any] = {}
-        with suppress(ValueError, TypeError):
-            fields = dict(json.loads(response.body))
+        headers = {**BASE_HEADERS, "Content-Type": "application/json", "x-api-key": self._key}
+        response = send(self._session, self._url, body, headers, timeout=(3, 10))
+        fields = response.fields
         match response.error:
             case None if response.status == 202 and fields.get("accepted") == 1:
                 return SubmitResult.ACCEPTED, ""

@@ -7,6 +7,7 @@ succeeds. If this process dies in between, a sweep finishes the event.
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +18,7 @@ from uuid import uuid4
 from tasks.claims import Claim, Claims, Status, Summary
 from tasks.claims.intake import read_event
 from tasks.claims.outcomes import undelivered
+from tasks.claims.queries import get_or_raise
 from tasks.clock import from_rfc3339
 from tasks.dispatch import event_of
 from tasks.errors import ClaimInProgressError, ClaimNotFoundError, InvalidEventError
@@ -92,9 +94,7 @@ def redrive_event(
         ClaimNotFoundError: no such claim, or the event does not go to ``sink``.
         StoreError: DynamoDB does not answer.
     """
-    claim = claims.get(key)
-    if claim is None:
-        raise ClaimNotFoundError(f"no claim of {key}: it never came, or is past its retention")
+    claim = get_or_raise(claims, key)
     if sink and sink not in claim.deliveries:
         raise ClaimNotFoundError(f"{key} does not go to {sink}")
     if claim.status is Status.PROCESSING:
@@ -105,7 +105,9 @@ def redrive_event(
         new, event = read_event(rules, key, envelope_of(claim), claim.received_at, holder)
         reopen = partial(claims.replace_invalid, claim, replace(new, actor=actor))
     elif targets := _targets(claim, sink, force=force):
-        event = _event_of(claim)
+        event = None
+        with suppress(InvalidEventError):  # it was valid for another release
+            event = event_of(claim)
         reopen = partial(claims.reopen, claim, targets, actor=actor, holder=holder)
     else:
         return RedriveAnswer.NOTHING_TO_DO
@@ -123,13 +125,6 @@ def redrive_event(
 def _targets(claim: Claim, sink: str | None, *, force: bool) -> list[str]:
     concerned = [sink] if sink else [name for name in claim.deliveries if name in SINKS]
     return [name for name in concerned if force or name in claim.undelivered]
-
-
-def _event_of(claim: Claim) -> InteractionEvent | None:
-    try:
-        return event_of(claim)
-    except InvalidEventError:  # it was valid for another release
-        return None
 
 
 def envelope_of(claim: Claim) -> object:

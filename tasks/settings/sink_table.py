@@ -203,10 +203,7 @@ _TABLE = {
         "/etc/cxone/<name>-ca.pem",
     ),
     "cert_file": Variable(
-        str,
-        "PEM file of the client certificate.",
-        "/etc/cxone/<name>.pem",
-        name="CLIENT_CERT_FILE",
+        str, "PEM file of the client certificate.", "/etc/cxone/<name>.pem", name="CLIENT_CERT_FILE"
     ),
     "key_file": Variable(
         str,

@@ -75,21 +75,17 @@ class SettlingBackend(RedisBackend):
         """Count one delivery's end; the last one publishes the chord's body."""
         report = report_of(request, state, result)
         body: Signature[Any] = Signature.from_dict(request.chord, app=self.app)
+        keys = [self.get_key_for_group(request.group, ".parts")]
+        arguments = [
+            request.id,
+            json.dumps(report.to_json()),
+            int(report.outcome is Outcome.DELIVERED),
+            body.options["headers"]["chord_size"],
+            self.chord_expires or self.expires,
+            KEEP_COMPLETE,
+        ]
         # A part that is not counted leaves the chord incomplete until a sweep, so try for a while.
-        reports = self.ensure(
-            self._count_part,
-            (
-                [self.get_key_for_group(request.group, ".parts")],
-                [
-                    request.id,
-                    json.dumps(report.to_json()),
-                    int(report.outcome is Outcome.DELIVERED),
-                    body.options["headers"]["chord_size"],
-                    self.chord_expires or self.expires,
-                    KEEP_COMPLETE,
-                ],
-            ),
-        )
+        reports = self.ensure(self._count_part, (keys, arguments))
         if reports:
             body.apply_async(kwargs={"reports": [json.loads(text) for text in reports]})
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tasks.claims import Claim, Delivery, Outcome, Report, Status
+from tasks.claims import AuditRecord, Claim, ClaimSnapshot, Delivery, Outcome, Report, Status, audit
 from tasks.errors import InvalidEventError, ProcessorError
 from tasks.events import MetadataRules, canonical_json, payload_hash
 from tasks.events.metadata import SHIPPED
@@ -121,6 +121,30 @@ def make_claim(**changes: Any) -> Claim:
             **changes,
         }
     )
+
+
+def make_record(
+    *,
+    event_id: str,
+    interaction_id: str | None,
+    event_type: str | None,
+    received_at: str,
+    previous: tuple[int, str | None],
+    **stated: Any,
+) -> AuditRecord:
+    """An audit record; ``previous`` is the revision and hash before it."""
+    snapshot = ClaimSnapshot(
+        id=event_id,
+        status=Status.PROCESSING,
+        version=1,
+        interaction_id=interaction_id,
+        event_type=event_type,
+        received_at=received_at,
+        deliveries={},
+        revision=previous[0],
+        lineage_hash=previous[1],
+    )
+    return audit.make_record(snapshot, **stated)
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:

@@ -6,11 +6,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tasks.claims import Call, Delivery, Outcome, Report, Status
-from tasks.claims.audit import make_record
 from tasks.claims.outcomes import newest
 from tasks.errors import FieldError
 
-from .samples import EVENT_ID, STAGES, make_envelope
+from .samples import EVENT_ID, STAGES, make_envelope, make_record
 
 #: Any text that a JSON string can hold, lone surrogates included.
 json_texts = st.text(st.characters(), max_size=12)

@@ -7,9 +7,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tasks.claims import Status, audit
-from tasks.claims.audit import lineage_hash, make_record, verify_chain
+from tasks.claims.audit import lineage_hash, verify_chain
 from tasks.errors import FieldError
-from tests.support.samples import EVENT_ID, RECEIVED_AT, delivered, failed, without
+from tests.support.samples import EVENT_ID, RECEIVED_AT, delivered, failed, make_record, without
 from tests.support.strategies import audit_chains, audit_records, json_values, moments
 
 CLOCKS = ("receivedAt", "processedAt", "lagMs")

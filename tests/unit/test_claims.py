@@ -19,13 +19,13 @@ from tasks.claims import (
     Outcome,
     Status,
 )
-from tasks.claims.audit import make_record, verify_claim
+from tasks.claims.audit import verify_claim
 from tasks.claims.codec import DUE_BUCKETS, ITEM_SCHEMA, claim_of, due_bucket, item_of
 from tasks.claims.dynamodb import _to_dynamodb, _to_python
 from tasks.cli.output import claim_json, delivery_json
 from tasks.clock import now
 from tasks.errors import ClaimInProgressError, ClaimNotFoundError, StoreError, UnknownSchemaError
-from tests.support.samples import EVENT_ID, delivered, failed, make_claim
+from tests.support.samples import EVENT_ID, delivered, failed, make_claim, make_record
 from tests.support.strategies import audit_chains, deliveries_by_sink, moments
 
 # ── As an item, and back ──────────────────────────────────────────────────────────────────────

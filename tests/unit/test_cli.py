@@ -5,9 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from tasks.claims import Delivery, Due, Outcome, Status
-from tasks.claims.audit import make_record
 from tasks.claims.intake import read_event
-from tasks.cli import audit, claims, output, stats
+from tasks.cli import audit, claims, stats
 from tasks.cli.output import claim_json
 from tasks.errors import StoreError
 from tests.support.samples import (
@@ -19,11 +18,12 @@ from tests.support.samples import (
     make_claim,
     make_detail,
     make_envelope,
+    make_record,
 )
 
 WIDTH = 100
 
-MODULES = (audit, claims, output, stats)
+MODULES = (audit, claims, stats)
 GROUPS = {"audit": audit.audit, "claims": claims.claims, "stats": stats.stats}
 
 

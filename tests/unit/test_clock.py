@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.clock import elapsed_ms, from_rfc3339, now, to_rfc3339
+from tasks.clock import elapsed_ms, from_age, from_rfc3339, now, to_rfc3339
 from tasks.recovery.redrive import throttle
 
 moments = st.datetimes(
@@ -84,3 +84,21 @@ def test_a_pace_is_kept(monkeypatch, rate, takes, moments):
     assert done == [
         (item, pytest.approx(moment)) for item, moment in zip("abc", moments, strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("90m", 5_400), ("2h", 7_200), ("2d", 172_800), ("0s", 0)]
+)
+def test_an_age_is_the_moment_that_long_ago(text, seconds):
+    before = now()
+    assert before <= from_age(text) + timedelta(seconds=seconds) <= now()
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "-2h", "2 h", "2w", "2h30m", "1" * 10 + "s"])
+def test_what_is_no_age_is_none(text):
+    assert from_age(text) is None
+
+
+def test_an_age_before_the_first_year_is_an_error():
+    with pytest.raises(OverflowError):
+        from_age("999999999d")

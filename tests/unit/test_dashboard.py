@@ -23,12 +23,19 @@ from dashboard.pages.event_detail import payload_of, recent_tasks
 from dashboard.pages.retry import preview
 from dashboard.timeline import generations, timeline
 from tasks.claims import Call, Delivery, Outcome, Status
-from tasks.claims.audit import make_record
 from tasks.clock import from_rfc3339
 from tasks.errors import FieldError
 from tasks.routing import TaskId, parse_task_id
 from tasks.sinks import SINKS
-from tests.support.samples import EVENT_ID, RECEIVED_AT, TIME, delivered, failed, make_claim
+from tests.support.samples import (
+    EVENT_ID,
+    RECEIVED_AT,
+    TIME,
+    delivered,
+    failed,
+    make_claim,
+    make_record,
+)
 
 # ── Users ─────────────────────────────────────────────────────────────────────────────────────
 
