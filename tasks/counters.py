@@ -92,7 +92,7 @@ class Counters:
         if not counts:
             return
         minute = _minute_key(_this_minute())
-        pipe = self._redis().pipeline(transaction=True)  # both or neither: nothing is counted twice
+        pipe = self._redis().pipeline(transaction=True)  # both or neither
         for name, amount in counts.items():
             pipe.hincrby(_TOTAL, name, amount)
             pipe.hincrby(minute, name, amount)

@@ -55,7 +55,7 @@ def step(
 def pace(status: BreakerStatus, ceiling: int) -> int:
     """Events a second that a sink should get of what was parked.
 
-    None while its breaker is open, one to probe it, then doubling up to ``ceiling``.
+    0 while its breaker is open, 1 to probe it, then doubling up to ``ceiling``.
     """
     if status.state is State.OPEN:
         return 0

@@ -1,4 +1,4 @@
-"""Every error that this project raises: one root, few classes."""
+"""The errors that pass from one package of this project to another: one root, few classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class StoreError(ProcessorError):
 
 
 class UnknownSchemaError(ProcessorError):
-    """Raised when a message or an item cannot be read: most likely, a newer release wrote it."""
+    """Raised when an item cannot be read: most likely, a newer release wrote it."""
 
 
 class ClaimNotFoundError(ProcessorError):
@@ -70,7 +70,7 @@ class IngestError(ProcessorError):
 
 
 class DeliveryError(ProcessorError):
-    """Raised when a sink refused an event for good; a retry cannot help.
+    """Raised when a delivery failed: by itself for good, in the classes below for now.
 
     The message names no URL and no part of the event or the answer: logs and Flower show it.
     ``status`` is that of the answer, 0 without one; ``response`` is an excerpt of it, which only

@@ -23,7 +23,7 @@ SWEEP_QUEUE = "sweep"
 
 _DELIVER = "deliver."
 
-#: The part of a task id that is no sink.
+#: The parts of task ids that are not sinks.
 PROCESS_PART = "process"
 SETTLE_PART = "settle"
 

@@ -1,7 +1,6 @@
 """What each process makes once, at first use: clients, breakers, metadata rules.
 
-Made at first use and never before, so that nothing is shared across a fork and importing this
-reads no setting. Everything else gets these handed in.
+Made at first use, so that nothing is shared across a fork. Everything else gets these as arguments.
 """
 
 from contextlib import suppress

@@ -17,8 +17,8 @@ from tasks.runtime import claims
     name=routing.SETTLE,
     bind=True,
     autoretry_for=(StoreError, UnknownSchemaError),  # the latter until a later release takes it
-    # About ten minutes. The claim stays due, so a sweep goes on should they be too few; but it does
-    # not know the outcomes, and delivers again.
+    # About ten minutes. If they are too few, the claim is still due, so a sweep takes it over; but
+    # the sweep does not know the outcomes, and delivers again.
     max_retries=40,
     retry_backoff=1,
     retry_backoff_max=30,
@@ -32,8 +32,8 @@ def settle(
 ) -> dict[str, str]:
     """Settle one event with what its delivery tasks reported; return its status.
 
-    ``head`` is the claim's snapshot when it was dispatched. With the key alone it states again
-    what the claim's outcomes come to.
+    ``head`` is the claim's snapshot when it was dispatched. With the key alone there is nothing to
+    merge, so it returns the status that the claim has.
     """
     snapshot = ClaimSnapshot.from_json(head) if head else None
     reported = [Report.from_json(report) for report in reports]

@@ -14,7 +14,7 @@ from tasks.claims.outcomes import Status, deliveries_from_plain, deliveries_to_p
 from tasks.errors import UnknownSchemaError
 from tasks.sinks import SINKS
 
-#: What an item looks like; to be raised when the release before could not read it.
+#: Version of the items; raised when workers of the previous release could not read them.
 ITEM_SCHEMA = 1
 
 #: The index ``due`` is spread over this many partitions.
@@ -43,7 +43,7 @@ def parked_partition(sinks: Iterable[str]) -> str:
 
 
 def parked_partitions(sink: str) -> Iterator[str]:
-    """Name every partition that holds something for this sink: 2 to the number of other sinks."""
+    """Name every partition that holds something for this sink: 2^(n-1) of them for n sinks."""
     others = [name for name in SINKS if name != sink]
     for size in range(len(others) + 1):
         for some in combinations(others, size):

@@ -71,9 +71,9 @@ class Claim:
     deliveries: Mapping[str, Delivery]
     version: int = 1
     generation: int = 1  # how many times it has been dispatched
-    dispatches: int = 1  # the same, since it last settled
+    dispatches: int = 1  # dispatches since it last settled
     redrives: int = 0  # how many delayed retries it has had
-    dispatched_at: int = 0  # seconds since the epoch: none of its messages is older
+    dispatched_at: int = 0  # seconds since the epoch: when it was last dispatched
     holder: str | None = None  # id of the task that holds the lease
     targets: Sequence[str] | None = None  # the sinks that an operator asked for, until it settles
     actor: str | None = None  # the operator who asked
@@ -122,7 +122,7 @@ _SHARED_WITH_SNAPSHOT = [name for name in ClaimSnapshot.__slots__ if name in Cla
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """The caller holds the claim; it may be older: the caller's own, or one whose lease ended."""
+    """The claim is the caller's: a new one, its own of before, or one whose lease ended."""
 
     claim: Claim
 

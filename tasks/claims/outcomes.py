@@ -73,7 +73,7 @@ class Delivery:
 
     @property
     def attempts(self) -> int:
-        """HTTP calls made so far, without those of processes that died before their report."""
+        """Attempts so far, without those of processes that died before their report."""
         return sum(self.tries.values())
 
     def merge(self, other: "Delivery") -> "Delivery":

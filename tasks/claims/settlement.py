@@ -90,8 +90,8 @@ def _record(
 ) -> AuditRecord | None:
     """Make the record of a settle; None where the newest one states the same.
 
-    What is ``late`` was not asked for by the present ``actor``; and it is never the first record of
-    an event, which is that of its first final status.
+    A ``late`` settle is not what the present ``actor`` asked for; and it never makes the first
+    record of an event, which is that of its first final status.
     """
     actor = None if late else snapshot.actor
     if not notes and not actor and _same_outcomes(snapshot, deliveries):

@@ -1,4 +1,4 @@
-"""The writes of the table of claims. Every one is conditional.
+"""The writes of the table of claims. Every one that changes a claim is conditional.
 
 The loser of a race gets the existing item from the failed condition, and need not read::
 
@@ -63,7 +63,7 @@ class Claims(ClaimQueries):
         """Claim an event: one conditional put, which is all that a duplicate costs.
 
         A claim that is processing gets its lease here. An item past its retention counts as
-        absent: DynamoDB may take two days to delete it (docs/facts.md, DynamoDB).
+        absent: DynamoDB may take two days to delete it (docs/facts.md, D8).
         """
         if new.status is Status.PROCESSING:
             new = replace(new, due_at=self._lease_end(), dispatched_at=epoch())

@@ -161,8 +161,8 @@ class Breaker:
     def guard(self, task_id: str) -> Iterator[None]:
         """Let the block call the sink, and record how that ended.
 
-        An error with ``counts_as_failure`` is a failure; any other ``DeliveryError`` is a success,
-        since the sink responded. Other exceptions are not recorded.
+        An error with ``counts_as_failure`` is a failure. Any other ``DeliveryError`` is a success:
+        as a rule the sink responded. Other exceptions are not recorded.
 
         Raises:
             ParkedError: the breaker blocks the call; the block did not run.
@@ -225,7 +225,7 @@ class Breaker:
         return self._ask(lambda: self._script([_key(self._sink)], arguments))
 
     def _ask(self, command: Callable[[], Any]) -> Any:
-        """Run a command of Redis; None if it, or the task's time limit, ends without an answer."""
+        """Run a command of Redis; None if Redis, or the task's time limit, raised an error."""
         try:
             return command()
         except (RedisError, AttemptTimeoutError) as error:

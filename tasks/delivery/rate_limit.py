@@ -18,7 +18,8 @@ from tasks.settings import SinkSettings
 #: Size of a burst, in seconds of the rate.
 BURST = 0.1
 
-#: Seconds that a call's slot is held beyond ``attempt_timeout``; the task's time limit is less.
+#: Seconds that a call's slot is held beyond ``attempt_timeout``; the task's soft time limit is
+#: less.
 HOLD_GRACE = 20
 
 #: The shortest wait, in seconds, so that a high rate does not turn into polling.

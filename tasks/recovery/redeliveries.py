@@ -1,8 +1,8 @@
-"""Containment of events that kill every worker that handles them.
+"""Containment of poison messages: those that kill every worker that handles them.
 
-The message of a process that dies is delivered again, marked as redelivered. Those few are counted
-in DynamoDB, since no memory of a worker survives them, and given up after so many. Messages that
-come once cost nothing here.
+A message that no worker acknowledged is delivered again, marked as redelivered. Those few are
+counted in DynamoDB, since no memory of a worker survives them, and given up after so many. Messages
+that come once cost nothing here.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from tasks.errors import StoreError
 
 
 def exceeds_max_receives(task: Task[Any, Any], claims: Claims, max_receives: int) -> bool:
-    """Whether the workers of this message died so often that the message must be the cause.
+    """Whether this message was redelivered so often that it must be what kills its workers.
 
     Where DynamoDB does not answer, this time is not counted: that stops no delivery.
     """

@@ -1,8 +1,8 @@
 """The result backend of chords: ``settle`` runs once every delivery has *an* outcome.
 
-Celery runs a chord's body only when its whole header succeeded. Here a chord is like
-``Promise.allSettled``: a failed or revoked delivery stays FAILURE or REVOKED for Flower, and its
-part counts all the same.
+Celery runs a chord's body only when its whole header succeeded. Here the body runs when the whole
+header has ended: a failed or revoked delivery stays FAILURE or REVOKED for Flower, and its part
+counts all the same.
 
 The parts of a chord are a Redis hash, task id → report, so a part that ends twice counts once. The
 part that completes the hash publishes the body. That may happen twice, if the last part is
@@ -41,8 +41,9 @@ _log = logging.getLogger(__name__)
 class SettlingBackend(RedisBackend):
     """Redis result backend whose chords settle.
 
-    The header's tasks return ``outcomes.Report`` as JSON. The body is called with its own
-    arguments and ``reports``, a list of theirs; its signature has a header ``chord_size``.
+    The header's tasks return ``outcomes.Report`` as JSON where they succeed. The body is called
+    with its own arguments and ``reports``, a list of theirs; its signature has a header
+    ``chord_size``.
     """
 
     app: Celery
@@ -92,7 +93,7 @@ class SettlingBackend(RedisBackend):
     def chord_error_from_stack(self, callback: Signature, exc: Any = None) -> Any:
         """Log an error that left a chord incomplete, where Celery would fail its body.
 
-        A sweep settles the event.
+        A sweep takes the claim over and dispatches it again.
         """
         _log.error("chord of %s is incomplete: %r", callback.id, exc)
 

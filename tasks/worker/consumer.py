@@ -21,7 +21,7 @@ class SendEventsTogether(bootsteps.StartStopStep):
     _next = 0.0
 
     def start(self, parent: Any) -> None:
-        """Let the events of a new connection wait for each other."""
+        """Buffer the task events of a new connection."""
         if parent.hub and parent.event_dispatcher:
             parent.event_dispatcher.on_send_buffered = partial(self._flush_later, parent)
 

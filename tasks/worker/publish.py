@@ -24,8 +24,8 @@ def message_options(*key: str) -> dict[str, Any]:
     """Return the publishing options that every message has.
 
     Flower and logs get to see the dedup key alone, since the other arguments may be personal data.
-    A worker of another release goes by the schema, and a sweep reads how long messages wait from
-    the time of publication, in seconds since the epoch.
+    A worker of another release reads the schema first, and a sweep reads how long messages wait
+    from the time of publication, in seconds since the epoch.
     """
     return {
         "argsrepr": repr(key),
