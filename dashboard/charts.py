@@ -6,7 +6,7 @@ are text inside the SVG.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -38,13 +38,13 @@ def bars(title: str, times: Sequence[str], series: Sequence[Series]) -> Chart:
     """Draw counts as stacked bars, one per point in time."""
     columns = list(zip(*(each.values for each in series), strict=True))
     top = axis_top(max((sum(filter(None, column)) for column in columns), default=0))
-    return _chart(title, times, series, _columns(series, columns, top), _counts(top))
+    return _chart(title, times, series, "".join(_columns(series, columns, top)), _counts(top))
 
 
 def lines(title: str, times: Sequence[str], series: Sequence[Series]) -> Chart:
     """Draw counts as lines with one step per point in time."""
     top = axis_top(max((value or 0 for each in series for value in each.values), default=0))
-    paths = [_path(each, [None if v is None else v / top for v in each.values]) for each in series]
+    paths = "".join(_path(each, lambda value: value / top) for each in series)
     return _chart(title, times, series, paths, _counts(top))
 
 
@@ -57,13 +57,11 @@ def durations(title: str, times: Sequence[str], series: Sequence[Series]) -> Cha
     known = [v for each in series for v in each.values if v is not None and math.isfinite(v)]
     top = max(_MIN_TOP, math.ceil(math.log10(max(known, default=1))))
 
-    def share(value: float | None) -> float | None:
-        if value is None:
-            return None
+    def share(value: float) -> float:
         power = math.log10(value) if math.isfinite(value) else top
         return max(0.0, (power - _BOTTOM) / (top - _BOTTOM))
 
-    paths = [_path(each, [share(value) for value in each.values]) for each in series]
+    paths = "".join(_path(each, share) for each in series)
     axis = [f"{10.0**power:,g} s" for power in range(top, _BOTTOM - 1, -1)]
     return _chart(title, times, series, paths, axis)
 
@@ -94,31 +92,28 @@ def _columns(
                 )
 
 
-def _path(of: Series, shares: Sequence[float | None]) -> str:
-    wide = WIDTH / max(1, len(shares))
+def _path(of: Series, share: Callable[[float], float]) -> str:
+    """Draw a line; ``share`` returns how high a value is, from 0 to 1."""
+    wide = WIDTH / max(1, len(of.values))
     steps = []
     before = None
-    for place, share in enumerate(shares):
-        if share is not None:
-            high = f"{(1 - share) * HEIGHT:.2f}"
+    for place, value in enumerate(of.values):
+        if value is not None:
+            high = f"{(1 - share(value)) * HEIGHT:.2f}"
             begin = f"M{place * wide:.1f} {high}" if before is None else f"V{high}"
             steps.append(f"{begin}H{(place + 1) * wide:.1f}")
-        before = share
+        before = value
     return f'<path class="dash-stroke {of.style}" d="{"".join(steps)}"/>'
 
 
 def _chart(
-    title: str,
-    times: Sequence[str],
-    series: Sequence[Series],
-    drawn: Iterable[str],
-    axis: Sequence[str],
+    title: str, times: Sequence[str], series: Sequence[Series], drawn: str, axis: Sequence[str]
 ) -> Chart:
     summary = "; ".join(f"{each.name} {each.summary}" for each in series)
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img">'
         f"<title>{escape(title)}: {escape(summary)}</title>"
-        f"{_grid(len(axis))}{''.join(drawn)}{''.join(_points(times, series))}</svg>"
+        f"{_grid(len(axis))}{drawn}{''.join(_points(times, series))}</svg>"
     )
     return Chart(title=title, svg=svg, axis=axis, series=series)
 

@@ -6,6 +6,7 @@ event settled; the difference between two records is what happened between them.
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -48,7 +49,8 @@ def timeline(claim: Claim) -> list[Entry]:
 
 
 def _beginning(claim: Claim) -> Iterator[Entry]:
-    if claim.event_time and _is_time(claim.event_time):
+    with suppress(ValueError):  # an invalid event may have anything in its place
+        from_rfc3339(claim.event_time or "")
         yield Entry(at=claim.event_time, text="occurred, according to its source")
     kind = claim.event_type or "an invalid event"
     sinks = ", ".join(sorted(claim.deliveries))
@@ -60,11 +62,7 @@ def _calls(deliveries: Mapping[str, Delivery]) -> list[Entry]:
     """Return the known calls, oldest first."""
     made = sorted((call, sink) for sink, delivery in deliveries.items() for call in delivery.calls)
     return [
-        Entry(
-            at=call.begun,
-            text=f"{sink}: {call}",
-            tone="bad" if call.error else "good",
-        )
+        Entry(at=call.begun, text=f"{sink}: {call}", tone="bad" if call.error else "good")
         for call, sink in made
     ]
 
@@ -96,8 +94,7 @@ def _changes(
         known = before.get(sink, {})
         if result == known:
             continue
-        made = result["attempts"] - known.get("attempts", 0)
-        attempts = plural(made, "attempt")
+        attempts = plural(result["attempts"] - known.get("attempts", 0), "attempt")
         outcome = "delivered" if result["success"] else result.get("error") or "not delivered yet"
         yield f"{sink}: {outcome}, {attempts}"
 
@@ -127,14 +124,6 @@ def _next(claim: Claim) -> Iterator[Entry]:
             yield Entry(at=None, text=f"parked until {sinks} recovers", tone="wait")
         else:
             yield Entry(at=due, text=f"next automatic retry: {sinks}", tone="wait")
-
-
-def _is_time(text: str) -> bool:
-    try:
-        from_rfc3339(text)
-    except ValueError:
-        return False
-    return True
 
 
 def generations(delivery: Delivery) -> list[tuple[int, int]]:

@@ -41,21 +41,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--once", action="store_true", help="check the sample events, stop, and exit 0 or 1"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(".embedded"),
-        metavar="DIR",
-        help="folder for all data (default: .embedded)",
-    )
+    folder = "folder for all data (default: .embedded)"
+    parser.add_argument("--data", type=Path, default=Path(".embedded"), metavar="DIR", help=folder)
     parser.add_argument("--no-samples", action="store_true", help="send no sample events")
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="for the queues events, settle, sweep (default: 1)",
-    )
+    queues = "for the queues events, settle, sweep (default: 1)"
+    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help=queues)
     parser.add_argument("--verbose", action="store_true", help="show all output of the processes")
     arguments = parser.parse_args()
     if arguments.once and arguments.no_samples:
@@ -82,7 +72,11 @@ def _run(arguments: argparse.Namespace, data: Path, console: Console) -> int:
         load_or_exit(role)
     write_private(data / "env", layout.to_source())
     try:
-        _start(supervisor, layout, arguments.workers, console)
+        console.heading(f"Starting; data and logs are in {layout.data}")
+        if not layout.own_emulator:
+            provision(layout)
+        for stage in stages(layout, arguments.workers):
+            supervisor.start(stage)
         ready.touch()
         if arguments.once:
             return demonstrate(layout, supervisor.watch, console)
@@ -93,25 +87,14 @@ def _run(arguments: argparse.Namespace, data: Path, console: Console) -> int:
         supervisor.watch(until=lambda: False)
     except StopRequested:
         return 130 if arguments.once else 0  # an interrupted demonstration shows nothing
-    except SupervisorError as error:
-        console.failure(str(error), error.lines)
-        return 1
-    except ProvisionError as error:
-        console.failure(str(error))
+    except (SupervisorError, ProvisionError) as error:
+        console.failure(str(error), error.lines if isinstance(error, SupervisorError) else ())
         return 1
     finally:
         ready.unlink(missing_ok=True)
         console.heading("Stopping")
         supervisor.stop()
     return 0
-
-
-def _start(supervisor: Supervisor, layout: Plan, workers: int, console: Console) -> None:
-    console.heading(f"Starting; data and logs are in {layout.data}")
-    if not layout.own_emulator:
-        provision(layout)
-    for stage in stages(layout, workers):
-        supervisor.start(stage)
 
 
 def _show_urls(layout: Plan, console: Console) -> None:

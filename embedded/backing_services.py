@@ -25,8 +25,7 @@ def _bind(port: int) -> int:
         # As servers do: a port whose last connections are still closing is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((HOST, port))
-        bound: int = probe.getsockname()[1]
-        return bound
+        return int(probe.getsockname()[1])
 
 
 def find_redis_server() -> str | None:

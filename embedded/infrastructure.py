@@ -29,8 +29,6 @@ DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 
 _STACK = "cxone-event-processor"
 
-Properties = dict[str, Any]
-
 
 class ProvisionError(Exception):
     """Raised when the AWS endpoint rejects what ``deploy/`` describes."""
@@ -60,9 +58,8 @@ def provision(settings: Mapping[str, str], *, ingest_url: str, api_key: str) -> 
         events = session.client("events", config=config)
         _apply_rule(events, Template(DEPLOY / "eventbridge.yaml", parameters))
     except (BotoCoreError, ClientError) as error:
-        raise ProvisionError(
-            f"the AWS endpoint rejected the templates of deploy/: {error}"
-        ) from error
+        message = f"the AWS endpoint rejected the templates of deploy/: {error}"
+        raise ProvisionError(message) from error
 
 
 def _deploy_table(
@@ -113,9 +110,8 @@ def _apply_rule(events: "EventBridgeClient", template: "Template") -> None:
         arguments["EventPattern"] = json.dumps(arguments["EventPattern"])
         targets = arguments.pop("Targets")
         events.put_rule(**arguments)
-        events.put_targets(
-            Rule=arguments["Name"], EventBusName=arguments["EventBusName"], Targets=targets
-        )
+        rule, bus = arguments["Name"], arguments["EventBusName"]
+        events.put_targets(Rule=rule, EventBusName=bus, Targets=targets)
 
 
 class Template:
@@ -124,11 +120,8 @@ class Template:
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         """Read a file; ``parameters`` are its own and the pseudo parameters (``AWS::…``)."""
         document = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - it is safe
-        defaults = {
-            name: parameter["Default"]
-            for name, parameter in document["Parameters"].items()
-            if "Default" in parameter
-        }
+        known = document["Parameters"].items()
+        defaults = {name: given["Default"] for name, given in known if "Default" in given}
         self._path = path
         self._resources: dict[str, Any] = document["Resources"]
         self._conditions: dict[str, Any] = document.get("Conditions", {})
@@ -139,7 +132,7 @@ class Template:
         """Set the value of ``!GetAtt attribute``."""
         self._attributes[attribute] = value
 
-    def resources(self, kind: str) -> Iterator[tuple[str, Properties]]:
+    def resources(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield logical id and resolved properties of each resource of a type."""
         for name, resource in self._resources.items():
             if resource["Type"] == kind:

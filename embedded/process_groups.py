@@ -73,11 +73,11 @@ class ProcessFile:
         except FileNotFoundError:
             return 0
         found = [process for entry in recorded for process in entry.members(self._mark)]
-        leaders = {entry.pid for entry in recorded}
-        for process in found:
-            if process.pid in leaders:  # which then ends its own children
-                _send(process, signal.SIGTERM)
-        psutil.wait_procs([process for process in found if process.pid in leaders], timeout=10)
+        pids = {entry.pid for entry in recorded}
+        leaders = [process for process in found if process.pid in pids]
+        for process in leaders:  # each ends its own children
+            _send(process, signal.SIGTERM)
+        psutil.wait_procs(leaders, timeout=10)
         while rest := [process for entry in recorded for process in entry.members(self._mark)]:
             _kill(rest)
         self._path.unlink()

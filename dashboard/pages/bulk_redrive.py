@@ -99,7 +99,7 @@ class Runs:
     """
 
     def __init__(self, redis: Redis) -> None:
-        """Use ``redis``."""
+        """Use ``redis``, a client that decodes responses."""
         self._redis = redis
 
     def add(self, run: Run, keys: Sequence[str]) -> None:
@@ -131,14 +131,14 @@ class Runs:
         elif reason:
             state = "stopped"
         else:
-            state = "running" if _text(running) == run.id else "interrupted"
-        counted = {_text(answer) or "": int(count) for answer, count in answers.items()}
-        return Progress(state=state, left=left, answers=counted, reason=_text(reason))
+            state = "running" if running == run.id else "interrupted"
+        counted = {answer: int(count) for answer, count in answers.items()}
+        return Progress(state=state, left=left, answers=counted, reason=reason)
 
     def start(self, run: Run) -> str | None:
         """Make a run the active one; return the id of the active one if there is one already."""
         if not self._redis.set(_RUNNING, run.id, nx=True, ex=_LEASE):
-            running = _text(self._redis.get(_RUNNING))
+            running: Any = self._redis.get(_RUNNING)
             return running or self.start(run)
         pipe = self._redis.pipeline()
         pipe.set(_key(run.id), json.dumps(asdict(run)), ex=_TTL)
@@ -157,7 +157,7 @@ class Runs:
         pipe.lindex(_key(run.id, "keys"), 0)
         pipe.expire(_RUNNING, _LEASE)
         running, reason, key, _ = pipe.execute()
-        return None if reason or _text(running) != run.id else _text(key)
+        return None if reason or running != run.id else key
 
     def note(self, run: Run, key: str, answer: str) -> None:
         """Remove an event from the list and count its answer, unless that has been done."""
@@ -173,17 +173,12 @@ class Runs:
 
     def end(self, run: Run) -> None:
         """Let another run start."""
-        if _text(self._redis.get(_RUNNING)) == run.id:
+        if self._redis.get(_RUNNING) == run.id:
             self._redis.delete(_RUNNING)
 
 
 def _key(run_id: str, part: str = "") -> str:
     return f"redrive.{run_id}.{part}" if part else f"redrive.{run_id}"
-
-
-def _text(value: Any) -> str | None:
-    """Return a reply of Redis as text, whether or not the client decodes."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def select(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 from tornado.web import HTTPError
@@ -42,19 +43,12 @@ def recent_tasks(tasks: Mapping[str, Any], claim: Claim) -> Iterator[RecentTask]
 
     Flower keeps tasks by id alone; what is looked up are the ids that an event's tasks have.
     """
-    oldest = max(1, claim.generation - MAX_DISPATCHES + 1)
-    for generation in range(oldest, claim.generation + 1):
-        for part in (*claim.deliveries, SETTLE_PART):
-            task = tasks.get(task_id(claim.id, part, generation))
-            if task is not None:
-                yield RecentTask(
-                    task.uuid,
-                    part,
-                    task.state,
-                    _runtime(task),
-                    task.retries or 0,
-                    getattr(task.worker, "hostname", None),
-                )
+    dispatches = range(max(1, claim.generation - MAX_DISPATCHES + 1), claim.generation + 1)
+    for generation, part in product(dispatches, (*claim.deliveries, SETTLE_PART)):
+        task = tasks.get(task_id(claim.id, part, generation))
+        if task is not None:
+            worker = getattr(task.worker, "hostname", None)
+            yield RecentTask(task.uuid, part, task.state, _runtime(task), task.retries or 0, worker)
 
 
 def _runtime(task: Any) -> float | None:
@@ -113,11 +107,6 @@ class PayloadPage(EventPage):
         if not settings().dashboard_show_payloads:
             raise HTTPError(403, "Payloads are not shown here: DASHBOARD_SHOW_PAYLOADS is off.")
         claim = await claim_of(key)
-        view = {
-            "eventId": claim.id,
-            "action": "payload viewed",
-            "actor": self.current_user.name,
-            "at": to_rfc3339(now()),
-        }
-        audit.log_records([view])
+        view = {"eventId": claim.id, "action": "payload viewed", "actor": self.current_user.name}
+        audit.log_records([{**view, "at": to_rfc3339(now())}])
         self.show(claim, payload=payload_of(claim))

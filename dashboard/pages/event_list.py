@@ -88,10 +88,8 @@ class Filter:
 
     def to_redrive(self, claims: Claims) -> Iterator[Summary]:
         """Yield the matching events that can be delivered again, oldest first."""
-        selection = Selection(
-            sink=self.sink, status=self.status, since=self.since, until=self.until
-        )
-        return filter(self.matches, selection.among(claims))
+        chosen = Selection(sink=self.sink, status=self.status, since=self.since, until=self.until)
+        return filter(self.matches, chosen.among(claims))
 
 
 def _member(choices: type[E], text: str) -> E | None:

@@ -17,6 +17,15 @@ from tasks.observability import stats
 from tasks.runtime import redis
 from tasks.sinks import SINKS
 
+#: Outcomes of deliveries, and percentiles of the lag, with their styles.
+_OUTCOMES = {
+    "delivered": "dash-good",
+    "parked": "dash-wait",
+    "failed": "dash-bad",
+    "revoked": "dash-plain",
+}
+_PERCENTILES = {"p50": (0.5, "dash-main"), "p95": (0.95, "dash-wait"), "p99": (0.99, "dash-bad")}
+
 #: How long the next message of a queue may have waited, in seconds.
 MAX_QUEUE_WAIT = 120
 
@@ -101,16 +110,10 @@ def _refused(hour: Mapping[str, int]) -> Iterator[Problem]:
 
 def outcome_counts(counts: Mapping[str, int], sink: str) -> dict[str, int]:
     """Return the number of deliveries to a sink by outcome."""
-    outcomes = ("delivered", "parked", "failed", "revoked")
     return {
         outcome: counts.get(name_of("deliveries", sink=sink, outcome=outcome), 0)
-        for outcome in outcomes
+        for outcome in _OUTCOMES
     }
-
-
-#: The styles of outcomes and percentiles.
-_OUTCOME_STYLES = {"delivered": "dash-good", "parked": "dash-wait", "failed": "dash-bad"}
-_PERCENTILES = {"p50": (0.5, "dash-main"), "p95": (0.95, "dash-wait"), "p99": (0.99, "dash-bad")}
 
 
 def charts(points: Sequence[Mapping[str, int]], times: Sequence[str]) -> list[Chart]:
@@ -139,12 +142,8 @@ def charts(points: Sequence[Mapping[str, int]], times: Sequence[str]) -> list[Ch
 def _outcomes(sink: str, points: Sequence[Mapping[str, int]], times: Sequence[str]) -> Chart:
     by_point = [outcome_counts(point, sink) for point in points]
     series = [
-        _counts(
-            outcome,
-            _OUTCOME_STYLES.get(outcome, "dash-plain"),
-            [counts[outcome] for counts in by_point],
-        )
-        for outcome in by_point[0]
+        _counts(outcome, style, [counts[outcome] for counts in by_point])
+        for outcome, style in _OUTCOMES.items()
     ]
     return bars(f"Deliveries to {sink}", times, series)
 
@@ -180,14 +179,10 @@ def read_overview(redis: Redis, span: Span, moment: datetime) -> Overview:
     """
     minutes = counters.minutes(redis, span.back)
     hour = counters.added_up(minutes[-60:])
-    points = [
-        counters.added_up(minutes[first : first + span.point])
-        for first in range(0, span.back, span.point)
-    ]
+    steps = range(0, span.back, span.point)
+    points = [counters.added_up(minutes[first : first + span.point]) for first in steps]
     begin = moment - timedelta(minutes=span.back - 1)
-    times = [
-        f"{begin + timedelta(minutes=number * span.point):%H:%M}" for number in range(len(points))
-    ]
+    times = [f"{begin + timedelta(minutes=first):%H:%M}" for first in steps]
     snapshot = stats.latest(redis)
     found = list(problems(snapshot, hour, moment))
     return Overview(snapshot, found, charts(points, times), times)

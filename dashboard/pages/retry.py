@@ -1,7 +1,7 @@
 """Retry: deliver one event again, to one sink or to all that lack it."""
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dashboard.formatting import ago, duration, plural
 from dashboard.pages.base import Page, claim_of, in_thread
@@ -16,8 +16,7 @@ from tasks.sinks import SINKS
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPreview:
+class RetryPreview(NamedTuple):
     """What a retry would do, or why none is possible."""
 
     possible: bool
@@ -79,11 +78,11 @@ class RetryPage(Page):
         claim = await claim_of(key)
         sink = self.text("sink") or None
         in_progress = claim.status is Status.PROCESSING  # the second click of two
-        if not in_progress and self.text("version") != str(claim.version):
-            self.set_status(409)
-            await self._show(claim, changed=True)
-            return
         if not in_progress:
+            if self.text("version") != str(claim.version):
+                self.set_status(409)
+                await self._show(claim, changed=True)
+                return
             answer = await in_thread(
                 redrive_event, table(), rules(), key, actor=self.current_user.name, sink=sink
             )

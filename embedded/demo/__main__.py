@@ -12,9 +12,8 @@ from pathlib import Path
 
 from embedded.console import Console
 from embedded.demo.runner import demonstrate
-from embedded.stack import Plan
+from embedded.stack import Plan, defaults
 from tasks.settings import Role, load_or_exit
-from tasks.settings.model import variables
 from tasks.sinks import SINKS
 
 
@@ -28,14 +27,10 @@ def main() -> int:
 
 
 def _plan(sinks: str) -> Plan:
-    defaults = {variable.name: variable.default for variable in variables() if variable.default}
-    environment = {**defaults, **os.environ}
+    environment = {**defaults(), **os.environ}
     return Plan(
         data=Path(),
         environment=environment,
-        own_redis=False,
-        own_emulator=False,
-        own_cxone=False,
         own_sinks=tuple(
             name
             for name, sink in SINKS.items()

@@ -25,9 +25,8 @@ def claim_problems(sample: Sample, claim: Claim) -> Iterator[str]:
 def note_problems(sample: Sample, claim: Claim) -> Iterator[str]:
     """Yield what is wrong with the notes on a sample's context in the audit record."""
     notes = claim.audit[-1].get("notes", [])
-    if notes != (
-        ["crm: without context: CXone has none yet: 404 Not Found"] * sample.without_context
-    ):
+    expected = ["crm: without context: CXone has none yet: 404 Not Found"]
+    if notes != expected * sample.without_context:
         yield f"its audit record notes {notes}"
 
 
@@ -40,18 +39,14 @@ def receipt_problems(
     if (answered := [request["answered"] for request in received]) != answers:
         yield f"answered {answered}, not {answers}"
     typed = sample.typed
+    interaction = {"interactionId": typed["interactionId"]}
     for body in (request["body"] for request in received):
         expected = {
-            "analytics": {
-                "eventType": typed["type"],
-                "interactionId": typed["interactionId"],
-                "timestamp": typed["timestamp"],
-            },
+            "analytics": interaction
+            | {"eventType": typed["type"], "timestamp": typed["timestamp"]},
             "crm": {**typed, **context},
-            "compliance": {
-                "interactionId": typed["interactionId"],
-                "archivedAt": received[0]["body"].get("archivedAt"),  # the same on every attempt
-            },
+            # The same time on every attempt.
+            "compliance": interaction | {"archivedAt": received[0]["body"].get("archivedAt")},
         }
         if body != expected.get(sink, body):
             yield f"received {body}"

@@ -126,18 +126,14 @@ class Demonstration:
 
     def _put_on_bus(self, samples: Sequence[Sample]) -> list[_Sent]:
         bus = boto3.client("events", region_name=self._plan.environment["AWS_REGION"])
+        source = self._plan.environment["EVENT_SOURCE"]
+        entries: list[Any] = [
+            {"Source": source, "DetailType": detail_type(one), "Detail": json.dumps(one.detail)}
+            for one in samples
+        ]
         ids: list[str] = []
-        for start in range(0, len(samples), 10):  # EventBridge takes ten per call
-            answer = bus.put_events(
-                Entries=[
-                    {
-                        "Source": self._plan.environment["EVENT_SOURCE"],
-                        "DetailType": detail_type(sample),
-                        "Detail": json.dumps(sample.detail),
-                    }
-                    for sample in samples[start : start + 10]
-                ]
-            )
+        for start in range(0, len(entries), 10):  # EventBridge takes ten per call
+            answer = bus.put_events(Entries=entries[start : start + 10])
             ids += [entry.get("EventId", "refused by the bus") for entry in answer["Entries"]]
         return list(map(_Sent, samples, ids))
 
@@ -216,9 +212,8 @@ class Demonstration:
 
     def _take_crm_down(self, environment: str) -> list[str]:
         """Take the CRM down, send events, and bring it back; return the problems."""
-        samples = [
-            make_sample(EventType.COMPLETED, "voice", environment) for _ in range(OUTAGE_EVENTS)
-        ]
+        completed = (EventType.COMPLETED, "voice", environment)
+        samples = [make_sample(*completed) for _ in range(OUTAGE_EVENTS)]
         self._console.step(f"{'crm goes down':<32}", f"answers 503; {OUTAGE_EVENTS} more events")
         self._set_crm(mode="status", status=503)
         sent = self._put_on_bus(samples)
@@ -253,21 +248,17 @@ class Demonstration:
 
 def _way(claim: Claim) -> str:
     """Return the stages that a settled event went through, and how it ended."""
-    stages = ["bus", "ingest", "claimed"]
-    if claim.deliveries:
-        stages.append(
-            ", ".join(
-                f"{sink} ({delivery.attempts} attempts)" if delivery.attempts > 1 else sink
-                for sink, delivery in claim.deliveries.items()
-            )
-        )
+    deliveries = ", ".join(
+        f"{sink} ({delivery.attempts} attempts)" if delivery.attempts > 1 else sink
+        for sink, delivery in claim.deliveries.items()
+    )
     record = claim.audit[-1]
-    errors = [
+    errors = (
         f"{error['field']}: {error['message']}" for error in record.get("validationErrors", [])
-    ]
-    ending = f"{claim.status.value} after {claim.lag_ms} ms"
-    stages.append("; ".join([ending, *errors, *record.get("notes", [])]))
-    return " → ".join(stages)
+    )
+    settled = f"{claim.status.value} after {claim.lag_ms} ms"
+    ending = "; ".join([settled, *errors, *record.get("notes", [])])
+    return " → ".join(filter(None, ["bus", "ingest", "claimed", deliveries, ending]))
 
 
 def _set_behaviour(service: str, **behaviour: Any) -> None:

@@ -22,16 +22,12 @@ class Sample:
     title: str
     type: EventType
     detail: Mapping[str, Any]
-    typed: Mapping[str, Any]
-    """The whole typed event, as the CRM receives it."""
+    typed: Mapping[str, Any]  # the whole typed event, as the CRM receives it
+    #: The field that makes it invalid and that its audit record names; no sink receives it.
     invalid_field: str | None = None
-    """The field that makes it invalid and that its audit record names; no sink receives it."""
-    crm_failures: int = 0
-    """How often the CRM answers 503 before it accepts the event."""
-    duplicated: bool = False
-    """Whether it is sent twice."""
-    without_context: bool = False
-    """Whether CXone has no context for it."""
+    crm_failures: int = 0  # how often the CRM answers 503 before it accepts the event
+    duplicated: bool = False  # whether it is sent twice
+    without_context: bool = False  # whether CXone has no context for it
 
     @property
     def status(self) -> Status:
@@ -77,11 +73,11 @@ def make_sample(
     environment: str,
     *,
     title: str = "",
-    changes: Mapping[str, Any] | None = None,
+    invalid: Mapping[str, Any] = {},
     **expectations: Any,
 ) -> Sample:
-    """Make a sample with a new interaction id; ``changes`` are merged into its metadata."""
-    added = _KINDS[kind].metadata
+    """Make a sample with a new interaction id; ``invalid`` has a wrong value for its metadata."""
+    _, status, added = _KINDS[kind]
     common = {
         "interactionId": f"sample-{secrets.token_hex(6)}",
         "timestamp": to_rfc3339(now()),
@@ -89,14 +85,14 @@ def make_sample(
     }
     detail = common | {
         "channel": channel,
-        "status": _KINDS[kind].status,
+        "status": status,
         "lifecycleStage": kind.value,
         "metadata": {
             "environment": environment,
             "region": "us-east-1",
             "pipelineVersion": "1.4.2",
             **added,
-            **(changes or {}),
+            **invalid,
         },
     }
     if kind is EventType.CREATED:
@@ -107,6 +103,7 @@ def make_sample(
         type=kind,
         detail=detail,
         typed={"type": kind.value, **common, **added},
+        invalid_field=next((f"detail.metadata.{name}" for name in invalid), None),
         **expectations,
     )
 
@@ -126,18 +123,8 @@ def all_samples(environment: str) -> list[Sample]:
             for kind, (channels, _, _) in _KINDS.items()
             for channel in channels
         ),
-        special(
-            EventType.ROUTED,
-            "invalid: unknown region",
-            changes={"region": "us-east-1x"},
-            invalid_field="detail.metadata.region",
-        ),
-        special(
-            EventType.COMPLETED,
-            "invalid: duration is a text",
-            changes={"durationMs": "12"},
-            invalid_field="detail.metadata.durationMs",
-        ),
+        special(EventType.ROUTED, "invalid: unknown region", invalid={"region": "us-east-1x"}),
+        special(EventType.COMPLETED, "invalid: duration is a text", invalid={"durationMs": "12"}),
     ]
 
 

@@ -16,14 +16,13 @@ import re
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, unquote_plus, urlsplit
 
-from embedded.stubs.server import Behaviour, Handler, Mode, RefusedError, Response, Server, Stub
+from embedded.stubs.server import Behaviour, Handler, RefusedError, Response, Stub
 
 #: The scope that contacts require, and those that a client may request.
 SCOPE = "view:interactions"
@@ -31,6 +30,9 @@ GRANTED = frozenset({SCOPE, "view:agents"})
 
 #: The one tenant that it has.
 TENANT = "11eb0000-aaaa-bbbb-cccc-0242ac110002"
+
+#: How long a token is valid, in seconds.
+TOKEN_LIFE = 3_600
 
 PARTS = ("tokens", "discovery", "contacts")
 
@@ -67,7 +69,7 @@ class Asked:
     answered: int | None
 
 
-class Cxone(Stub):
+class Cxone(Stub[Asked]):
     """CXone on loopback, from ``with`` to its end; port 0 takes a free one."""
 
     def __init__(
@@ -75,12 +77,9 @@ class Cxone(Stub):
     ) -> None:
         """Bind the port. ``client`` and access ``key`` are each ``id:secret``."""
         self.client, self.key = client, key
-        self.token_life: float = 3_600
         self._lock = threading.Lock()
         self._tokens: dict[str, tuple[float, str]] = {}  # when it expires, and its scope
-        self._behaviours = dict.fromkeys(PARTS, Behaviour())
-        self._asked: Mapping[str, deque[Asked]] = {part: deque(maxlen=10_000) for part in PARTS}
-        super().__init__(_Server(port, self))
+        super().__init__(port, _Handler, PARTS)
         self.url = self.origin
 
     def settings(self) -> dict[str, str]:
@@ -93,15 +92,6 @@ class Cxone(Stub):
             "CXONE_CLIENT_SECRET": client_secret,
         }
 
-    def behave(self, part: str, mode: Mode = "ok", **options: Any) -> None:
-        """Set how a part answers from now on (``Behaviour``)."""
-        self.set_behaviour(part, Behaviour(mode=mode, **options))
-
-    def set_behaviour(self, part: str, behaviour: Behaviour) -> None:
-        """Set how a part answers from now on."""
-        with self._lock:
-            self._behaviours[part] = behaviour
-
     def expire(self) -> None:
         """Revoke all tokens."""
         with self._lock:
@@ -109,42 +99,29 @@ class Cxone(Stub):
 
     def asked(self, part: str) -> list[Asked]:
         """Return the requests to a part, oldest first."""
-        with self._lock:
-            return list(self._asked[part])
-
-    def next(self, part: str, request: str) -> Behaviour:
-        """Return how a part answers a request."""
-        with self._lock:
-            behaviour, self._behaviours[part] = self._behaviours[part].next(request)
-            return behaviour
-
-    def record(self, part: str, what: str, answered: int | None) -> None:
-        """Record a request."""
-        with self._lock:
-            self._asked[part].append(Asked(what, answered))
+        return self.services[part].requests()
 
     def issue(self, form: Mapping[str, str], client: str) -> Response:
         """Answer a request for a token, as RFC 6749 defines it."""
         if client != self.client:
             return Response(HTTPStatus.UNAUTHORIZED, {"error": "invalid_client"})
         given = f"{form.get('username')}:{form.get('password')}"
-        match form.get("grant_type"):
-            case "client_credentials":
-                pass
-            case "password" if given == self.key:
-                pass
-            case "password":
-                return Response(HTTPStatus.BAD_REQUEST, {"error": "invalid_grant"})
-            case _:
-                return Response(HTTPStatus.BAD_REQUEST, {"error": "unsupported_grant_type"})
+        grant_type = form.get("grant_type")
         scope = form.get("scope", SCOPE)
-        if not set(scope.split()) <= GRANTED:
-            return Response(HTTPStatus.BAD_REQUEST, {"error": "invalid_scope"})
+        error = None
+        if grant_type not in ("client_credentials", "password"):
+            error = "unsupported_grant_type"
+        elif grant_type == "password" and given != self.key:
+            error = "invalid_grant"
+        elif not set(scope.split()) <= GRANTED:
+            error = "invalid_scope"
+        if error:
+            return Response(HTTPStatus.BAD_REQUEST, {"error": error})
         token = secrets.token_urlsafe(24)
         with self._lock:
-            self._tokens[token] = (time.monotonic() + self.token_life, scope)
-        issued = {"access_token": token, "token_type": "Bearer", "scope": scope}
-        return Response(HTTPStatus.OK, {**issued, "expires_in": int(self.token_life)})
+            self._tokens[token] = (time.monotonic() + TOKEN_LIFE, scope)
+        issued = {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_LIFE}
+        return Response(HTTPStatus.OK, {**issued, "scope": scope})
 
     def open(self, interaction_id: str, authorization: str) -> Response:
         """Answer a request for a contact."""
@@ -157,14 +134,8 @@ class Cxone(Stub):
         return Response(HTTPStatus.OK, contact(interaction_id))
 
 
-class _Server(Server):
-    def __init__(self, port: int, cxone: Cxone) -> None:
-        super().__init__(port, _Handler)
-        self.cxone = cxone
-
-
 class _Handler(Handler):
-    server: _Server
+    server: Cxone
 
     def post(self) -> Response | None:
         """Issue a token."""
@@ -173,34 +144,28 @@ class _Handler(Handler):
         text = self.text()
         form = dict(parse_qsl(text))
         client = _pair(self.headers.get("Authorization", ""))
-        ok = self.server.cxone.issue(form, client)
+        ok = self.server.issue(form, client)
         return self._answer("tokens", form.get("grant_type", ""), text, ok)
 
     def put(self) -> Response:
         """Set the behaviour of a part, or revoke all tokens."""
-        part, _, what = self.path.removeprefix("/").partition("/")
-        if self.path == "/tokens/expired":
-            self.text()
-            self.server.cxone.expire()
-        elif part in PARTS and what == "behaviour":
-            self.server.cxone.set_behaviour(part, self.behaviour())
-        else:
-            raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
+        if self.path != "/tokens/expired":
+            return super().put()
+        self.text()
+        self.server.expire()
         return Response(HTTPStatus.OK, {})
 
     def get(self) -> Response | None:
         """Return a contact or an endpoint, or list the requests to a part."""
         path = urlsplit(self.path).path
-        part, _, what = path.removeprefix("/").partition("/")
-        if part in PARTS and what == "asked":
-            return Response(HTTPStatus.OK, [asdict(one) for one in self.server.cxone.asked(part)])
         if match := _CONTACT.fullmatch(path):
             name = unquote(match[1])
-            ok = self.server.cxone.open(name, self.headers.get("Authorization", ""))
+            ok = self.server.open(name, self.headers.get("Authorization", ""))
             return self._answer("contacts", name, name, ok)
         if path.startswith("/.well-known/"):
             return self._answer("discovery", path, self.path, self._endpoints(path))
-        raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
+        asked = self.service("/asked").requests()
+        return Response(HTTPStatus.OK, [asdict(request) for request in asked])
 
     def _endpoints(self, path: str) -> Response:
         url = self.server.url
@@ -215,11 +180,12 @@ class _Handler(Handler):
         return Response(HTTPStatus.NOT_FOUND, {"error": "no such tenant"})
 
     def _answer(self, part: str, what: str, request: str, ok: Response) -> Response | None:
-        behaviour = self.server.cxone.next(part, request)
-        answered = ok.status if behaviour.answers == HTTPStatus.OK else behaviour.answers
-        self.server.cxone.record(part, what, answered)
-        _log.info("%s %s: %s", part, behaviour.mode, answered)
-        return self.behave(behaviour, lambda: ok)
+        def record(behaviour: Behaviour) -> Asked:
+            answered = ok.status if behaviour.answers == HTTPStatus.OK else behaviour.answers
+            _log.info("%s %s: %s", part, behaviour.mode, answered)
+            return Asked(what, answered)
+
+        return self.behave(self.server.services[part].take(request, record), lambda: ok)
 
 
 def _pair(authorization: str) -> str:

@@ -3,14 +3,21 @@
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_args
+from urllib.parse import urlsplit
+
+R = TypeVar("R")
 
 #: Largest body that is accepted, in bytes.
 MAX_BODY_BYTES = 2 * 1_048_576
+
+#: How many requests of each service are kept.
+MAX_RECORDED = 10_000
 
 Mode = Literal["ok", "empty", "status", "slow", "hang", "close"]
 
@@ -86,34 +93,72 @@ class RefusedError(Exception):
         self.answer = Response(status, {"error": error}, {"Connection": "close"})
 
 
-class Server(ThreadingHTTPServer):
-    """A server, on loopback unless ``host`` is another; port 0 takes a free one."""
+class Service(Generic[R]):
+    """One service of a stand-in: how it answers, and the last requests that it received."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._behaviour = Behaviour()
+        self._requests: deque[R] = deque(maxlen=MAX_RECORDED)
+
+    def behave(self, behaviour: Behaviour) -> None:
+        """Answer like that from now on."""
+        with self._lock:
+            self._behaviour = behaviour
+
+    def take(self, request: str, record: Callable[[Behaviour], R]) -> Behaviour:
+        """Record a request as ``record`` returns it, one at a time; return how to answer it."""
+        with self._lock:
+            behaviour, self._behaviour = self._behaviour.next(request)
+            self._requests.append(record(behaviour))
+            return behaviour
+
+    def requests(self) -> list[R]:
+        """Return the recorded requests, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+
+class Stub(ThreadingHTTPServer, Generic[R]):
+    """A stand-in, on loopback unless ``host`` is another; port 0 takes a free one.
+
+    It answers from ``with`` to its end, or while it serves.
+    """
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, port: int, handler: type["Handler"], host: str = "127.0.0.1") -> None:
-        """Bind the port; nothing is answered before ``start`` or ``serve``."""
+    def __init__(
+        self, port: int, handler: type["Handler"], names: Iterable[str], host: str = "127.0.0.1"
+    ) -> None:
+        """Bind the port for the services ``names``; nothing is answered yet."""
         super().__init__((host, port), handler)
+        self.services = {name: Service[R](name) for name in names}
         self.closing = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.origin = f"http://127.0.0.1:{self.server_port}"
         self._thread = threading.Thread(target=self.serve, daemon=True)
 
-    def serve(self) -> None:
-        """Answer until shut down."""
-        self.serve_forever(poll_interval=0.05)
-
-    def start(self) -> None:
-        """Answer in a thread."""
+    def __enter__(self) -> Self:
+        """Start to answer, in a thread."""
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop; requests that hang are closed."""
         self.closing.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
+
+    def serve(self) -> None:
+        """Answer until shut down."""
+        self.serve_forever(poll_interval=0.05)
+
+    def behave(self, name: str, mode: Mode = "ok", **options: Any) -> None:
+        """Set how a service answers from now on (``Behaviour``)."""
+        self.services[name].behave(Behaviour(mode=mode, **options))
 
     def handle_error(self, *client: Any) -> None:
         """Report an error, unless the client closed the connection before its answer."""
@@ -121,32 +166,10 @@ class Server(ThreadingHTTPServer):
             super().handle_error(*client)
 
 
-class Stub:
-    """A stand-in: it answers from ``with`` to its end, or while it serves."""
-
-    def __init__(self, server: Server) -> None:
-        """Answer with ``server``."""
-        self._server = server
-        self.origin = server.url
-
-    def __enter__(self) -> Self:
-        """Start to answer."""
-        self._server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop; requests that hang are closed."""
-        self._server.stop()
-
-    def serve(self) -> None:
-        """Answer until shut down."""
-        self._server.serve()
-
-
 class Handler(BaseHTTPRequestHandler):
     """Answers with what ``get``, ``post`` or ``put`` returns; None closes the connection."""
 
-    server: Server
+    server: Stub[Any]
     protocol_version = "HTTP/1.1"  # clients keep their connections
     timeout = 60  # seconds that a connection may be silent
     wbufsize = -1  # head and body are sent together
@@ -154,7 +177,12 @@ class Handler(BaseHTTPRequestHandler):
 
     get: Callable[[], Response | None]
     post: Callable[[], Response | None]
-    put: Callable[[], Response | None]
+
+    def put(self) -> Response:
+        """Set the behaviour of a service."""
+        behaviour = self.behaviour()
+        self.service("/behaviour").behave(behaviour)
+        return Response(HTTPStatus.OK, {})
 
     def do_GET(self) -> None:
         """Answer a GET; that of the health check is the same for all."""
@@ -168,6 +196,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         """Answer a PUT."""
         self._reply(self.put)
+
+    def service(self, suffix: str) -> Service[Any]:
+        """Return the service whose name is the path before ``suffix``."""
+        name, found, rest = urlsplit(self.path).path.removeprefix("/").partition("/")
+        if name not in self.server.services or found + rest != suffix:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no such path")
+        return self.server.services[name]
 
     def text(self) -> str:
         """Read the body."""
@@ -199,9 +234,7 @@ class Handler(BaseHTTPRequestHandler):
         return Response(HTTPStatus.OK, None) if behaviour.mode == "empty" else ok()
 
     def _reply(self, act: Callable[[], Response | None]) -> None:
-        if (
-            self.server.closing.is_set()
-        ):  # the service is stopped, also for connections that are kept alive
+        if self.server.closing.is_set():  # also for connections that are kept alive
             self.close_connection = True
             return
         try:
