@@ -7,6 +7,10 @@ from typing import Any, NamedTuple, NoReturn
 from tasks.errors import FieldError, InvalidEventError
 from tasks.events import Envelope, load_envelope
 
+#: The keys of an object that kombu, which decodes messages, turns into a value of another type or
+#: cannot decode at all: an event with such an object would be lost on its way to a worker.
+TYPED = {"__type__", "__value__"}
+
 #: How deeply the JSON of an event may nest.
 MAX_DEPTH = 32
 
@@ -57,8 +61,7 @@ def _entry(raw: Any) -> BatchEntry:
     given = raw.get("id") if isinstance(raw, dict) else None
     identifier = given if isinstance(given, str) else None
     try:
-        if _is_deeper_than(raw, MAX_DEPTH):
-            raise InvalidEventError([FieldError("event", f"Nests deeper than {MAX_DEPTH}.")])
+        _check_layers(raw)
         return BatchEntry(load_envelope(raw), identifier, None)
     except InvalidEventError as error:
         return BatchEntry(None, identifier, error)
@@ -81,13 +84,23 @@ def _read_json(body: bytes) -> Any:
     raise InvalidEventError([FieldError("body", problem)])
 
 
-def _is_deeper_than(value: Any, depth: int) -> bool:
+def _check_layers(value: Any) -> None:
+    """Refuse what nests too deep, or what a message cannot carry.
+
+    Raises:
+        InvalidEventError: naming what is wrong, without the field's name, which is the sender's.
+    """
     layer = [value]
-    for _ in range(depth + 1):
+    for _ in range(MAX_DEPTH + 1):
+        if any(isinstance(each, dict) and each.keys() == TYPED for each in layer):
+            names = " and ".join(sorted(TYPED))
+            raise InvalidEventError(
+                [FieldError("event", f"Has an object of just {names}, which messages give a type.")]
+            )
         layer = [inner for outer in layer for inner in _children(outer)]
         if not layer:
-            return False
-    return True
+            return
+    raise InvalidEventError([FieldError("event", f"Nests deeper than {MAX_DEPTH}.")])
 
 
 def _children(value: Any) -> Iterable[Any]:

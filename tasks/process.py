@@ -11,10 +11,10 @@ from tasks.claims import Acquired, Claim, Claims, Conflict, Duplicate, audit
 from tasks.claims.intake import given_up_claim, read_event
 from tasks.clock import now, to_rfc3339
 from tasks.counters import COUNTERS
-from tasks.dispatch import fan_out
 from tasks.errors import InvalidEventError
 from tasks.events import InteractionEvent
 from tasks.recovery.redeliveries import exceeds_max_receives
+from tasks.recovery.takeover import go_on
 from tasks.runtime import claims, rules
 from tasks.settings import settings
 
@@ -56,10 +56,10 @@ def _process(task: Task[Any, Any], key: str, envelope: Any, received_at: str) ->
 
 
 def claim_event(claims: Claims, new: Claim, event: InteractionEvent | None) -> str:
-    """Claim an event, and fan it out if the claim is acquired and the event a valid one."""
+    """Claim an event, and go on with it if the claim is acquired and the event a valid one."""
     match claims.claim(new):
         case Acquired(claim) if event:
-            fan_out(claim, event)
+            go_on(claims, claim, event)
             return "claimed"
         case Acquired(claim):
             audit.log_records(claim.audit)

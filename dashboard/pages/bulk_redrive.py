@@ -17,6 +17,7 @@ from itertools import islice
 from secrets import token_hex
 from typing import Any
 
+from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 from tornado.web import HTTPError
@@ -224,7 +225,7 @@ def work(runs: Runs, run: Run, claims: Claims, rules: MetadataRules) -> None:
                 runs.stop(run, "DynamoDB did not answer")
                 return
             runs.note(run, key, answer)
-    except RedisError as error:
+    except (RedisError, OperationalError) as error:
         _log.error("redrive %s interrupted: %s", run.id, type(error).__name__)
         return
     finally:

@@ -108,7 +108,7 @@ class Claim:
 
     @property
     def lag_ms(self) -> int | None:
-        """Milliseconds from its receipt to its newest final status; None before the first."""
+        """Milliseconds from its receipt to its newest audit record; None before the first."""
         return elapsed_ms(self.received_at, self.processed_at) if self.processed_at else None
 
     def summary(self) -> "Summary":

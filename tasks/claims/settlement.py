@@ -66,7 +66,7 @@ def settle_claim(
         notes = [f"{report.sink}: {report.note}" for report in reports if report.note]
         if not late:
             notes += _notes(snapshot, deliveries, status, retry)
-        record = _record(snapshot, deliveries, status, moment=moment, notes=notes, late=late)
+        record = _record(snapshot, deliveries, moment=moment, notes=notes, late=late)
         newer = claims.settle(snapshot, deliveries, status, record, retry)
         if newer is None:
             break
@@ -82,7 +82,6 @@ def settle_claim(
 def _record(
     snapshot: ClaimSnapshot,
     deliveries: Mapping[str, Delivery],
-    status: Status,
     *,
     moment: datetime,
     notes: Sequence[str],
@@ -90,8 +89,10 @@ def _record(
 ) -> AuditRecord | None:
     """Make the record of a settle; None where the newest one states the same.
 
-    A ``late`` settle is not what the present ``actor`` asked for; and it never makes the first
-    record of an event, which is that of its first final status.
+    It states the status that follows from the outcomes, also where the settle is ``late`` and the
+    claim itself stays in progress: so equal outcomes mean an equal status, and whatever settles
+    last agrees with the newest record. A late settle is not what the present ``actor`` asked for;
+    and it never makes the first record of an event, which is that of its first final status.
     """
     actor = None if late else snapshot.actor
     if not notes and not actor and _same_outcomes(snapshot, deliveries):
@@ -99,6 +100,7 @@ def _record(
     if late and snapshot.revision == 0:
         return None
     notes = [*snapshot.notes, *notes]
+    status = status_of(deliveries.values())
     return audit.make_record(
         snapshot, to_rfc3339(moment), status, deliveries, notes=notes, actor=actor
     )

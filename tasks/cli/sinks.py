@@ -46,7 +46,7 @@ def sinks() -> None:
 @sinks.command(name="list", cls=CeleryCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_(as_json: bool) -> None:
-    """Show each sink: its endpoint, event types, policy, authentication and breaker."""
+    """Show how each sink is called."""
     for name, sink in settings().sinks.items():
         shown = _describe(sink)
         if as_json:

@@ -119,7 +119,7 @@ class Tokens:
                         lock.release()
                 break
             if not deadline.sleep(POLL_INTERVAL):
-                raise TransientDeliveryError("no access token: another worker asks in vain")
+                raise TransientDeliveryError("no access token: another worker got none in time")
         if "token" not in outcome:
             raise _error_from_json(outcome)
         return str(outcome["token"])

@@ -96,6 +96,9 @@ def _changed_methods(methods: Mapping[str, str]) -> Iterator[str]:
         if not (method := _resolve(path)):
             yield f"{path} is missing"
             continue
+        if not inspect.isfunction(method):
+            yield f"{path} is not a function"
+            continue
         signature = inspect.signature(method)
         plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
         found = str(signature.replace(parameters=plain, return_annotation=signature.empty))
@@ -107,6 +110,9 @@ def _missing_names(names: Mapping[str, str]) -> Iterator[str]:
     for path, expected in names.items():
         if not (method := _resolve(path)):
             yield f"{path} is missing"
+            continue
+        if not inspect.isfunction(inspect.unwrap(method)):
+            yield f"{path} is not a function"
             continue
         code = inspect.unwrap(method).__code__
         if missing := set(expected.split()).difference(code.co_names, code.co_consts):

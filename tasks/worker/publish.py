@@ -11,10 +11,7 @@ from typing import Any
 
 from celery import Celery
 from celery.canvas import Signature
-from kombu.exceptions import (  # type: ignore[attr-defined] # a stub of an earlier kombu
-    BatchPublishError,
-    OperationalError,
-)
+from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined] # its stub is older
 
 #: Version of the messages; raised when workers of the previous release could not read them.
 MESSAGE_SCHEMA = 1
@@ -47,7 +44,7 @@ def publish(
     name it as their parent.
 
     Raises:
-        OperationalError: Redis did not answer; some of the messages may be in their queues.
+        RedisError: Redis did not answer, or refused; some of the messages may be in their queues.
     """
     parent = app.current_worker_task
     common: dict[str, Any] = {"group_id": group_id, "chord": chord}
@@ -55,12 +52,12 @@ def publish(
         common["parent_id"] = parent.request.id
         common["root_id"] = parent.request.root_id or parent.request.id
     try:
-        with app.producer_or_acquire() as producer, producer.batch():
+        with app.producer_or_acquire() as producer, producer.batch(2 * len(signatures)):
             for index, signature in enumerate(signatures):
                 options = {**common, "group_index": index if group_id else None}
                 _publish(app, producer, signature, options)
     except BatchPublishError as error:
-        raise OperationalError(str(error.__cause__)) from error
+        raise (error.__cause__ or error) from None
 
 
 def _publish(

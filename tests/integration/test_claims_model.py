@@ -43,9 +43,11 @@ from tasks.claims import (
     settlement,
     store,
 )
+from tasks.claims.audit import verify_claim
 from tasks.claims.settlement import settle_claim
 from tasks.clock import to_rfc3339
 from tasks.errors import ClaimInProgressError
+from tasks.events import payload_hash
 from tasks.settings import settings as product_settings
 from tests.support.envelopes import SINKS, assert_chain_holds
 from tests.support.system import aws, create_table
@@ -112,7 +114,7 @@ class OneClaim(RuleBasedStateMachine):
             interaction_id="interaction-1",
             event_type="completed",
             payload=b"{}",
-            payload_sha256="hash",
+            payload_sha256=payload_hash(b"{}"),
             deliveries={sink: Delivery() for sink in SINKS},
         )
         self.before = self.new
@@ -301,6 +303,7 @@ class OneClaim(RuleBasedStateMachine):
         assert claim.version >= self.before.version
         assert claim.generation >= self.before.generation
         assert claim.audit[: len(self.before.audit)] == self.before.audit
+        assert verify_claim(claim) == []
         assert_chain_holds(list(claim.audit))
         if claim.audit:
             results = {r["service"]: r["success"] for r in claim.audit[-1]["downstreamResults"]}

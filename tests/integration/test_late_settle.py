@@ -8,9 +8,11 @@ from uuid import uuid4
 import pytest
 
 from tasks.claims import Acquired, Claim, Claims, Delivery, Outcome, Report, Status
+from tasks.claims.audit import verify_claim
 from tasks.claims.queries import MAX_TIMESTAMP
 from tasks.claims.settlement import settle_claim
 from tasks.clock import now, to_rfc3339
+from tasks.events import payload_hash
 from tests.support.envelopes import SINKS, assert_chain_holds
 from tests.support.system import aws, create_table
 
@@ -40,7 +42,7 @@ def first(claims: Claims) -> Claim:
         interaction_id="interaction-1",
         event_type="completed",
         payload=b"{}",
-        payload_sha256="hash",
+        payload_sha256=payload_hash(b"{}"),
         deliveries={sink: Delivery() for sink in SINKS},
         holder="process",
     )
@@ -100,6 +102,7 @@ def test_a_dispatch_that_dies_after_a_late_settle_is_finished(
     assert finished.deliveries["crm"].outcome is Outcome.DELIVERED
     assert finished.audit[-1]["actor"] == "ann"
     assert_chain_holds(list(finished.audit))
+    assert verify_claim(finished) == []
 
 
 def test_the_retry_itself_settles_after_a_late_settle(claims: Claims, first: Claim) -> None:
@@ -111,4 +114,25 @@ def test_the_retry_itself_settles_after_a_late_settle(claims: Claims, first: Cla
 
     assert status is read(claims, first.id).status is Status.COMPLETED
     assert not is_due(claims, first.id)
-    assert_chain_holds(list(read(claims, first.id).audit))
+    assert verify_claim(read(claims, first.id)) == []
+
+
+@pytest.mark.parametrize("later", [Outcome.DELIVERED, Outcome.FAILED, None])
+def test_the_newest_record_agrees_where_nothing_is_new_after_it(
+    claims: Claims, first: Claim, later: Outcome | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = read(claims, first.id)
+    assert settled.due_at
+    due_at = settled.due_at
+    monkeypatch.setattr("tasks.claims.store.epoch", lambda: due_at)  # the delayed retry is due
+    taken = claims.take_over(first.id, settled.version, "sweep", settled=True)
+    assert taken
+    settle_claim(claims, first.id, first.snapshot, reports(Outcome.DELIVERED, *SINKS), 1)
+
+    done = reports(later, *SINKS) if later else []
+    status = settle_claim(claims, first.id, taken.snapshot, done, taken.generation)
+
+    finished = read(claims, first.id)
+    assert status is finished.status is Status.COMPLETED
+    assert finished.audit[-1]["status"] == "completed"
+    assert verify_claim(finished) == []

@@ -107,7 +107,7 @@ POINTS = {
     "process: received": before(tasks.process, "read_event"),
     "process: before the claim": before(Claims, "claim"),
     "process: claimed, before the chord": after(Claims, "claim"),
-    "process: chord published, before the ack": after(tasks.process, "fan_out"),
+    "process: chord published, before the ack": after(tasks.process, "go_on"),
     "deliver: called, before its result": after(SinkClient, "post", _call_to_crm),
     "deliver: result, before the chord's count": before(
         SettlingBackend, "on_chord_part_return", _part_of_crm

@@ -30,7 +30,7 @@ RECORD = make_record(
 
 
 def hash_by_hand(record):
-    """INTERFACE's definition, written down a second time."""
+    """The definition in docs/interface.md, written down a second time."""
     stated = {
         name: value
         for name, value in record.items()

@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from dashboard.pages import event_list
 from dashboard.pages.bulk_redrive import INVALID, Progress, Run, remaining, select, work
@@ -309,6 +311,18 @@ def test_a_run_stops_when_dynamodb_does_not_answer(monkeypatch, slept):
     assert (runs.keys, runs.answers, runs.ended) == (["a", "b"], [], True)
     assert runs.reason == "DynamoDB did not answer"
     assert len(slept) > 4
+
+
+@pytest.mark.parametrize("error", [RedisError("full"), OperationalError("full")])
+def test_a_run_ends_when_redis_takes_no_messages(monkeypatch, slept, caplog, error):
+    def redrive(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dashboard.pages.bulk_redrive.redrive_event", redrive)
+    runs = FakeRuns("a", "b")
+    work(runs, RUN, object(), PROD_RULES)
+    assert (runs.answers, runs.ended) == ([], True)
+    assert f"interrupted: {type(error).__name__}" in caplog.text
 
 
 def test_remaining_depends_on_the_rate_of_a_run():

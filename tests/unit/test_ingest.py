@@ -117,6 +117,19 @@ def test_event_nests_up_to_the_maximum_depth(of):
     assert str(error_of(MAX_DEPTH + 1)) == f"event: Nests deeper than {MAX_DEPTH}."
 
 
+@pytest.mark.parametrize("kind", ["decimal", "bytes", "datetime", "unknown", None, [1]])
+def test_object_that_messages_give_a_type_is_refused(kind):
+    def error_of(value):
+        (entry,), _ = parse(as_body(make_envelope(detail={"metadata": {"x": [value]}})))
+        return entry.error
+
+    typed = {"__type__": kind, "__value__": "1"}
+    assert str(error_of(typed)).startswith("event: Has an object of just __type__ and __value__")
+    assert str(error_of({"a": {"b": typed}})).startswith("event: Has an object of just __type__")
+    assert error_of({**typed, "more": 1}) is None
+    assert error_of({"__type__": kind}) is None
+
+
 def test_number_beyond_a_float_refuses_its_event_alone():
     body = as_body([make_envelope(id="one", detail={"n": "@"}), make_envelope(id="two")])
     one, two = parse(body.replace(b'"@"', b"1e999")).entries

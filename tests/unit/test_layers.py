@@ -36,7 +36,9 @@ def using(paths, *names):
 
 
 def test_only_tasks_worker_imports_internals_of_celery():
-    users = using([*modules("tasks", "ingest", "dashboard"), ROOT / "celeryconfig.py"], *INTERNALS)
+    users = using(
+        [*modules("tasks", "ingest", "dashboard", "embedded"), *ROOT.glob("*.py")], *INTERNALS
+    )
     assert users
     assert {Path(user).parent.as_posix() for user in users} == {"tasks/worker"}
 

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.claims import Claim, ClaimSnapshot, Delivery, Outcome, Status
-from tasks.claims.audit import verify_chain
+from tasks.claims.audit import verify_chain, verify_claim
 from tasks.claims.intake import read_event
 from tasks.claims.outcomes import merge, status_of
 from tasks.claims.settlement import MAX_CONTENTIONS, settle_claim
 from tasks.clock import now, to_rfc3339
 from tasks.errors import ClaimNotFoundError, StoreError
+from tasks.events import payload_hash
 from tests.support.samples import (
     EVENT_ID,
     PROD_RULES,
@@ -215,6 +216,20 @@ def test_a_late_settle_leaves_the_claim_to_the_later_dispatch(reports):
     assert record["status"] == status.value
 
 
+@pytest.mark.parametrize("later", [ALL_DELIVERED, CRM_FAILED, []])
+def test_newest_record_states_the_final_status_after_late_settle(later):
+    table = OneClaim(make_claim(payload_sha256=payload_hash(make_claim().payload)))
+    first = table.claim.snapshot
+    settle_claim(table, EVENT_ID, first, CRM_FAILED, 1)
+    table.claim = replace(table.claim, status=Status.PROCESSING, version=7, generation=2)
+    late = [replace(report, at="2026-01-31T13:00:00.000Z") for report in ALL_DELIVERED]
+    assert settle_claim(table, EVENT_ID, first, late, 1) is Status.PROCESSING
+
+    assert settle_claim(table, EVENT_ID, None, later, 2) is Status.COMPLETED
+    assert table.claim.audit[-1]["status"] == "completed"
+    assert verify_claim(table.claim) == []
+
+
 def test_a_late_settle_in_a_redrive_is_recorded_without_actor():
     table = OneClaim(make_claim())
     settle_claim(table, EVENT_ID, None, ALL_FAILED, 1)
@@ -225,7 +240,7 @@ def test_a_late_settle_in_a_redrive_is_recorded_without_actor():
     assert settle_claim(table, EVENT_ID, None, late, 2) is Status.PROCESSING
     assert (table.claim.actor, table.claim.targets) == ("ann", ["crm"])
     record = table.claim.audit[-1]
-    assert (record["status"], record.get("actor")) == ("processing", None)
+    assert (record["status"], record.get("actor")) == ("partial_failure", None)
 
     later = [report("crm", at="2026-01-31T13:00:01.000Z")]
     assert settle_claim(table, EVENT_ID, None, later, 3) is Status.PARTIAL_FAILURE
