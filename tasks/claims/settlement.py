@@ -18,7 +18,7 @@ from tasks.claims.outcomes import (
 from tasks.claims.queries import get_or_raise
 from tasks.claims.schedule import next_retry
 from tasks.claims.store import Claims
-from tasks.clock import elapsed_ms, now, to_rfc3339
+from tasks.clock import now, to_rfc3339
 from tasks.counters import COUNTERS
 from tasks.errors import StoreError
 from tasks.settings import settings
@@ -75,7 +75,7 @@ def settle_claim(
         raise StoreError(f"the claim of {key} changed {MAX_CONTENTIONS} times while it was settled")
     if record:
         audit.log_records([record])
-    _count(snapshot, status, reports)
+    _count(record, status, reports)
     return status
 
 
@@ -129,7 +129,7 @@ def _notes(
         yield f"given up, past its age limit: {', '.join(left)}"
 
 
-def _count(snapshot: ClaimSnapshot, status: Status, reports: Sequence[Report]) -> None:
+def _count(record: AuditRecord | None, status: Status, reports: Sequence[Report]) -> None:
     """Count what was settled; the lag where it is the first final status."""
     for report in reports:
         COUNTERS.add("deliveries", sink=report.sink, outcome=report.outcome.value)
@@ -137,5 +137,5 @@ def _count(snapshot: ClaimSnapshot, status: Status, reports: Sequence[Report]) -
     if status is Status.PROCESSING:
         return
     COUNTERS.add("settled", status=status.value)
-    if snapshot.revision == 0:
-        COUNTERS.lag(elapsed_ms(snapshot.received_at, to_rfc3339(now())))
+    if record and record["revision"] == 1:
+        COUNTERS.lag(record["lagMs"])

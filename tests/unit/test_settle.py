@@ -1,6 +1,7 @@
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -267,6 +268,20 @@ def test_a_write_whose_answer_was_lost_is_known_as_ones_own(reports, caplog):
     assert status is table.claim.status
     assert table.writes == 1
     assert logged(caplog) == table.claim.audit
+
+
+@pytest.mark.parametrize("loses_answers", [False, True])
+def test_the_lag_is_counted_at_the_first_final_status_alone(monkeypatch, loses_answers):
+    lags = []
+    counters = SimpleNamespace(add=lambda *_, **__: None, lag=lags.append)
+    monkeypatch.setattr("tasks.claims.settlement.COUNTERS", counters)
+    table = OneClaim(make_claim())
+    table.loses_answers = loses_answers
+    settle_claim(table, EVENT_ID, table.claim.snapshot, CRM_FAILED, 1)
+    assert lags == [table.claim.audit[0]["lagMs"]]
+    settle_claim(table, EVENT_ID, None, [report("crm", at="2026-01-31T13:00:00.000Z")], 1)
+    assert table.claim.status is Status.COMPLETED
+    assert len(lags) == 1
 
 
 def logged(caplog):
