@@ -293,7 +293,7 @@ def fresh(
         yield system
 
 
-def told(ann: Person, title: str) -> Counter[str]:
+def plotted(ann: Person, title: str) -> Counter[str]:
     """What the points of a plot tell, added up."""
     points = ann.browser.execute_script(
         """
@@ -315,20 +315,20 @@ def test_the_plots_have_the_numbers_that_the_sinks_counted(
 ) -> None:
     with at_another_flower(chromium, fresh.folder, fresh.settings) as ann:
         ann.open("/overview")
-        assert told(ann, "Events") == {}
+        assert plotted(ann, "Events") == {}
         sinks.behave("crm", "status", status=400)
         events = [envelope() for _ in range(3)]
         for event in events:
             fresh.settle(event)
 
         eventually(  # the page brings itself up to date
-            lambda: told(ann, "Events") == {"accepted": 3, "settled": 3},
+            lambda: plotted(ann, "Events") == {"accepted": 3, "settled": 3},
             what="the plots show the events",
         )
         for sink in SINKS:
             calls = [call.answered for event in events for call in fresh.calls(event)[sink]]
             how = "failed" if sink == "crm" else "delivered"
-            assert told(ann, f"Deliveries to {sink}") == {how: len(calls)} == {how: 3}
+            assert plotted(ann, f"Deliveries to {sink}") == {how: len(calls)} == {how: 3}
         assert ann.sees("3 of 3 deliveries to crm failed within the hour")
 
 

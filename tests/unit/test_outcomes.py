@@ -117,19 +117,19 @@ def test_of_two_failures_the_later_stands():
 
 
 @pytest.mark.parametrize(
-    ("told", "attempts"),
+    ("history", "attempts"),
     [
         pytest.param([(1, 5)], 5, id="one-generation"),
-        pytest.param([(1, 5), (1, 5)], 5, id="told-twice"),
-        pytest.param([(1, 2), (1, 5), (1, 3)], 5, id="told-again-with-more"),
+        pytest.param([(1, 5), (1, 5)], 5, id="history-twice"),
+        pytest.param([(1, 2), (1, 5), (1, 3)], 5, id="history-again-with-more"),
         pytest.param([(1, 5), (2, 1)], 6, id="two-generations"),
         pytest.param([(2, 1), (1, 5), (2, 1), (10, 4)], 10, id="any-order"),
         pytest.param([(1, 0)], 0, id="revoked-before-it-began"),
     ],
 )
-def test_attempts_add_up_across_generations_and_not_within(told, attempts):
+def test_attempts_add_up_across_generations_and_not_within(history, attempts):
     stand = {}
-    for generation, made in told:
+    for generation, made in history:
         stand = merge(stand, [report("crm", Outcome.FAILED, attempts=made)], generation)
     assert stand["crm"].attempts == attempts
 
@@ -137,23 +137,23 @@ def test_attempts_add_up_across_generations_and_not_within(told, attempts):
 # ── Merging what was reported ─────────────────────────────────────────────────────────────────
 
 
-def settled(stand, told):
-    for reported, generation in told:
+def settled(stand, history):
+    for reported, generation in history:
         stand = merge(stand, reported, generation)
     return stand
 
 
 @given(deliveries_by_sink, st.lists(rounds, max_size=5), st.data())
-def test_reports_may_come_in_any_order_and_more_than_once(stand, told, data):
-    again = data.draw(st.lists(st.sampled_from(told), max_size=3)) if told else []
-    other_order = data.draw(st.permutations(told + again))
-    assert settled(stand, other_order) == settled(stand, told)
+def test_reports_may_come_in_any_order_and_more_than_once(stand, history, data):
+    again = data.draw(st.lists(st.sampled_from(history), max_size=3)) if history else []
+    other_order = data.draw(st.permutations(history + again))
+    assert settled(stand, other_order) == settled(stand, history)
 
 
 @given(deliveries_by_sink, st.lists(rounds, max_size=5))
-def test_what_is_delivered_stays_delivered(stand, told):
+def test_what_is_delivered_stays_delivered(stand, history):
     had_it = set()
-    for reported, generation in told:
+    for reported, generation in history:
         stand = merge(stand, reported, generation)
         have_it = stand.keys() - set(undelivered(stand))
         assert had_it <= have_it
@@ -161,11 +161,11 @@ def test_what_is_delivered_stays_delivered(stand, told):
 
 
 @given(deliveries_by_sink, st.lists(rounds, max_size=5))
-def test_attempts_are_the_most_of_each_generation_added_up(stand, told):
-    result = settled(stand, told)
+def test_attempts_are_the_most_of_each_generation_added_up(stand, history):
+    result = settled(stand, history)
     for sink in result:
         tries = dict(stand.get(sink, PENDING).tries)
-        for reported, generation in told:
+        for reported, generation in history:
             for said in reported:
                 if said.sink == sink:
                     most = max(tries.get(str(generation), 0), said.attempts)

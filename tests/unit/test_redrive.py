@@ -121,8 +121,8 @@ def test_a_dry_run_tells_what_would_come_of_it_and_does_nothing(key, options, an
 
 
 def test_a_dry_run_reads_an_invalid_event_anew():
-    mended = replace(invalid(), payload=canonical_json(make_envelope()))
-    answer = redrive_event(Table(mended), PROD_RULES, EVENT_ID, actor="zoe", dry_run=True)
+    corrected = replace(invalid(), payload=canonical_json(make_envelope()))
+    answer = redrive_event(Table(corrected), PROD_RULES, EVENT_ID, actor="zoe", dry_run=True)
     assert answer is RedriveAnswer.REDRIVABLE
 
 

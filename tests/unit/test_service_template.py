@@ -204,10 +204,10 @@ def test_who_does_not_work_on_claims_may_not(role):
 def test_each_role_may_read_its_own_secrets_and_no_others(name):
     role = "WorkerRole" if name in WORKERS else f"{name}Role"
     assert OURS[name]["TaskRoleArn"] == {"Fn::GetAtt": f"{role}.Arn"}
-    told = {v["Ref"] for n, v in settings_of(OURS[name]).items() if n in SECRETS}
+    given = {v["Ref"] for n, v in settings_of(OURS[name]).items() if n in SECRETS}
     asking = "secretsmanager:GetSecretValue"
     read = [s["Resource"] for s in statements(role) if s["Action"] == asking]
-    assert {resource["Ref"] for resource in read if "Ref" in resource} == told
+    assert {resource["Ref"] for resource in read if "Ref" in resource} == given
     others = [resource["Fn::Sub"] for resource in read if "Ref" not in resource]
     assert all(text.endswith(":secret:${AWS::StackName}/sinks/*") for text in others)
     assert bool(others) == (name in WORKERS)
@@ -224,8 +224,8 @@ def test_only_what_a_container_runs_as_is_bound_to_the_account():
 
 
 def test_only_flower_is_told_who_may_look():
-    told = [name for name, task in OURS.items() if "FLOWER_READONLY_AUTH" in settings_of(task)]
-    assert told == ["Flower"]
+    given = [name for name, task in OURS.items() if "FLOWER_READONLY_AUTH" in settings_of(task)]
+    assert given == ["Flower"]
 
 
 def test_only_what_starts_tasks_may_touch_everything():

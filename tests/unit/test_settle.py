@@ -353,16 +353,16 @@ def test_an_invalid_event_stays_failed_whoever_settles_it():
 
 
 @given(st.lists(rounds, min_size=1, max_size=5), st.data())
-def test_settling_late_twice_and_in_any_order_gives_one_claim(told, data):
-    again = data.draw(st.lists(st.sampled_from(told), max_size=2))
+def test_settling_late_twice_and_in_any_order_gives_one_claim(history, data):
+    again = data.draw(st.lists(st.sampled_from(history), max_size=2))
     table = OneClaim(make_claim())
     first_seen = table.claim.snapshot
-    for reports, generation in data.draw(st.permutations(told + again)):
+    for reports, generation in data.draw(st.permutations(history + again)):
         head = data.draw(st.sampled_from([None, first_seen, table.claim.snapshot]))
         table.loses_answers = data.draw(st.booleans())
         settle_claim(table, EVENT_ID, head, reports, generation)
     expected = first_seen.deliveries
-    for reports, generation in told:
+    for reports, generation in history:
         expected = merge(expected, reports, generation)
     assert table.claim.deliveries == expected
     assert table.claim.status is status_of(expected.values())
@@ -377,9 +377,9 @@ def test_settling_late_twice_and_in_any_order_gives_one_claim(told, data):
 
 
 @given(st.lists(rounds, max_size=3))
-def test_a_head_comes_back_from_its_message(told):
+def test_a_head_comes_back_from_its_message(history):
     table = OneClaim(make_claim())
-    for reports, generation in told:
+    for reports, generation in history:
         settle_claim(table, EVENT_ID, None, reports, generation)
     travelled = json.loads(json.dumps(table.claim.snapshot.to_json()))
     assert ClaimSnapshot.from_json(travelled) == table.claim.snapshot
@@ -486,9 +486,9 @@ def test_a_round_that_ends_otherwise_appends_a_record(changed):
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.PARKED])
 def test_what_is_past_its_age_limit_is_given_up_and_noted_once(outcome):
     table = OneClaim(make_claim())  # received long ago
-    told = [report("analytics"), transient("crm", outcome), transient("compliance", outcome)]
-    settle_claim(table, EVENT_ID, None, told, 1)
-    settle_claim(table, EVENT_ID, None, told, 1)
+    history = [report("analytics"), transient("crm", outcome), transient("compliance", outcome)]
+    settle_claim(table, EVENT_ID, None, history, 1)
+    settle_claim(table, EVENT_ID, None, history, 1)
     assert table.retry is None
     (record,) = table.claim.audit
     assert record["notes"] == ["given up, past its age limit: crm, compliance"]
