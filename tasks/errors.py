@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: Raised at any point of a delivery task whose soft time limit has passed.
-from celery.exceptions import SoftTimeLimitExceeded as AttemptTimeoutError
+from celery.exceptions import SoftTimeLimitExceeded
 
-__all__ = ["AttemptTimeoutError"]
+#: Raised at any point of a delivery task whose soft time limit has passed.
+AttemptTimeoutError = SoftTimeLimitExceeded
 
 
 class ProcessorError(Exception):

@@ -220,5 +220,4 @@ class EventListPage(Page):
 def is_redrivable(summary: Summary) -> bool:
     """Return whether a sink lacks the event, or it is invalid and can be validated again."""
     lacking = [sink for sink in undelivered(summary.deliveries) if sink in SINKS]
-    invalid = summary.status is Status.FAILED and not summary.deliveries
-    return summary.status is not Status.PROCESSING and (bool(lacking) or invalid)
+    return summary.status is not Status.PROCESSING and (bool(lacking) or summary.is_invalid)

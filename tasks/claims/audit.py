@@ -114,13 +114,13 @@ def verify_claim(claim: Claim) -> list[str]:
         problems.append("has records of another event")
     if claim.payload and payload_hash(claim.payload) != claim.payload_sha256:
         problems.append("its payload is not the one that was claimed")
-    if claim.status is not Status.PROCESSING and not _states(claim.audit, claim):
+    if claim.status is not Status.PROCESSING and not _is_recorded(claim):
         problems.append("its newest record does not say how it stands")
     return problems
 
 
-def _states(records: Sequence[AuditRecord], claim: Claim) -> bool:
-    """Whether the newest record has a claim's status and results.
+def _is_recorded(claim: Claim) -> bool:
+    """Whether a claim's newest record has its status and results.
 
     Attempts are left out: they grow without a record.
     """
@@ -128,7 +128,7 @@ def _states(records: Sequence[AuditRecord], claim: Claim) -> bool:
     def without_attempts(results: Iterable[AuditRecord]) -> list[AuditRecord]:
         return [{k: v for k, v in result.items() if k != "attempts"} for result in results]
 
-    newest = records[-1] if records else {}
+    newest = claim.audit[-1] if claim.audit else {}
     results = (downstream_result(sink, d) for sink, d in sorted(claim.deliveries.items()))
     return newest.get("status") == claim.status.value and without_attempts(
         newest.get("downstreamResults", [])

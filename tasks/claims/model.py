@@ -94,7 +94,7 @@ class Claim:
     @property
     def is_invalid(self) -> bool:
         """Whether its event failed validation: it is final, and has no deliveries."""
-        return self.status is Status.FAILED and not self.deliveries
+        return self.summary().is_invalid
 
     @property
     def undelivered(self) -> list[str]:
@@ -171,6 +171,11 @@ class Summary(NamedTuple):
     event_type: str | None
     interaction_id: str | None
     deliveries: Mapping[str, Delivery]
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether the event failed validation: it is final, and has no deliveries."""
+        return self.status is Status.FAILED and not self.deliveries
 
 
 class Cursor(NamedTuple):

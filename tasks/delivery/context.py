@@ -226,8 +226,8 @@ class Contexts:
         except TransientDeliveryError as error:
             message = f"CXone: {error}" if deadline.left > 0 else too_late
             raise TransientDeliveryError(message) from None
-        if isinstance(response.error, TransientDeliveryError):
-            raise response.error.prefixed("CXone")
+        if isinstance(transient := response.error, TransientDeliveryError):
+            raise transient.prefixed("CXone")
         return response
 
 

@@ -146,12 +146,13 @@ class Tokens:
             response = send(
                 self._session, url, form, self._headers(), timeout=TOKEN_TIMEOUT, tls=tls
             )
-            if isinstance(response.error, TransientDeliveryError):
-                raise response.error
+            error = response.error
+            if isinstance(error, TransientDeliveryError):
+                raise error
         except TransientDeliveryError as transient:
             raise transient.prefixed("no access token") from None
         fields = response.fields
-        if error := response.error:
+        if error:
             code = f", {fields['error']}" if fields.get("error") in _ERRORS else ""
             raise DeliveryError(f"no access token: {error}{code} (see {self._grant.settings})")
         token = fields.get("access_token")

@@ -62,11 +62,10 @@ class Selection:
     def _matches(self, summary: Summary) -> bool:
         received = from_rfc3339(summary.received_at)
         missing = undelivered(summary.deliveries)
-        invalid = summary.status is Status.FAILED and not summary.deliveries
         concerned = [sink for sink in missing if self.sink in (None, sink)]
         errors = [summary.deliveries[sink].error or "" for sink in concerned]
         return (
-            (bool(missing) or invalid)
+            (bool(missing) or summary.is_invalid)
             and (self.sink is None or self.sink in missing)
             and (self.status is None or self.status is summary.status)
             and (self.since is None or received >= self.since)

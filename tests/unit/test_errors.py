@@ -37,10 +37,10 @@ def test_an_error_survives_pickling(error):
 
 def test_every_error_has_the_one_root():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    raised = [kind for kind in kinds if issubclass(kind, Exception)]
+    raised = {kind for kind in kinds if issubclass(kind, Exception)}
     raised.remove(errors.AttemptTimeoutError)  # raised by Celery
     assert all(issubclass(kind, errors.ProcessorError) for kind in raised)
-    assert {type(error) for error in RAISED} == set(raised)
+    assert {type(error) for error in RAISED} == raised
 
 
 def test_an_invalid_event_names_each_field():
